@@ -1,0 +1,215 @@
+"""The rows a run is made of, the same in every backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar
+
+from flujo.status import (
+    ACTIVE,
+    AttemptOutcome,
+    DecisionOutcome,
+    EventKind,
+    Outcome,
+    RunStatus,
+    TaskStatus,
+    Wait,
+)
+
+
+class Record:
+    """A row: `table` names its table, `key` the fields that identify it."""
+
+    __slots__ = ()
+    table: ClassVar[str]
+    key: ClassVar[tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class RunHead(Record):
+    """The one row of a run that changes; every write to the run moves its `seq`.
+
+    `step_index` is the top-level position of the next step, 0…n; `chain` the hash of the last audit event;
+    `fence` the token of the newest lease; `generation` the number of questions the run has asked;
+    `round` the number of explicit retries. `holder` is the JSON of a `flujo.lease.Holder`.
+    """
+
+    table = "run"
+    key = ("run_id",)
+
+    run_id: str
+    pipeline: str
+    version: str
+    fingerprint: str
+    status: RunStatus
+    step_index: int
+    step_count: int
+    step_name: str
+    seq: int
+    chain: str
+    fence: int
+    generation: int
+    round: int
+    input_digest: str
+    created_at: datetime
+    updated_at: datetime
+    wait: Wait | None = None
+    outcome: Outcome | None = None
+    holder: str | None = None
+    lease_expires_at: datetime | None = None
+    cancel_requested: bool = False
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    title: str = ""
+    owner: str = ""
+    requester: str = ""
+    tags: str = "[]"
+    error_type: str = ""
+    error_message: str = ""
+
+    @property
+    def active(self) -> bool:
+        return self.status in ACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class RunInput(Record):
+    """What a run was started with: canonical JSON of its input and of its initial context."""
+
+    table = "run_input"
+    key = ("run_id",)
+
+    run_id: str
+    input: str
+    context: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint(Record):
+    """The saved result of a finished step: its output and the context changes it made, as canonical JSON."""
+
+    table = "checkpoint"
+    key = ("run_id", "path")
+
+    run_id: str
+    path: str
+    name: str
+    position: int
+    seq: int
+    fence: int
+    attempt: int
+    output: str
+    context_changes: str | None
+    started_at: datetime
+    finished_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt(Record):
+    """One try of one step, recorded before it runs. Completed when the step's checkpoint names its number."""
+
+    table = "attempt"
+    key = ("run_id", "path", "number")
+
+    run_id: str
+    path: str
+    number: int
+    round: int
+    fence: int
+    started_at: datetime
+    finished_at: datetime | None = None
+    outcome: AttemptOutcome | None = None
+    error_type: str = ""
+    error_message: str = ""
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HumanTask(Record):
+    """A request for a person. `kind` is `text`, `bool` or `form`; `schema` the JSON Schema of a form, else "".
+
+    `evidence` is the canonical JSON of the value the step received; `digest` covers all that is shown;
+    `candidates` a JSON list of user names and `group:` names, or "" for anyone who may decide.
+    `if_approved` and `if_rejected` say what happens next ("continue with ship_order", "stop the run").
+    """
+
+    table = "human_task"
+    key = ("run_id", "path", "generation")
+
+    run_id: str
+    path: str
+    generation: int
+    name: str
+    position: int
+    message: str
+    kind: str
+    schema: str
+    candidates: str
+    evidence: str
+    digest: str
+    if_approved: str
+    if_rejected: str
+    raised_at: datetime
+    status: TaskStatus = TaskStatus.OPEN
+    closed_at: datetime | None = None
+    closed_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision(Record):
+    """The recorded answer to one generation of a human task; the first valid one wins."""
+
+    table = "decision"
+    key = ("run_id", "path", "generation")
+
+    run_id: str
+    path: str
+    generation: int
+    outcome: DecisionOutcome
+    data: str
+    actor: str
+    reason: str
+    channel: str
+    idempotency_key: str
+    decided_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent(Record):
+    """An append-only fact. `body` is the canonical JSON that `hash` covers together with `prev_hash`."""
+
+    table = "audit_event"
+    key = ("run_id", "seq")
+
+    run_id: str
+    seq: int
+    kind: EventKind
+    at: datetime
+    actor: str
+    path: str
+    fence: int
+    body: str
+    prev_hash: str
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone(Record):
+    """What is left of a deleted run besides its audit events; a reused id goes on from its numbers."""
+
+    table = "tombstone"
+    key = ("run_id",)
+
+    run_id: str
+    pipeline: str
+    version: str
+    status: RunStatus
+    title: str
+    seq: int
+    chain: str
+    fence: int
+    generation: int
+    deleted_at: datetime
+    actor: str
+    reason: str

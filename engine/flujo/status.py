@@ -1,0 +1,101 @@
+"""The words of a run's life and the one table of its legal moves."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from flujo.errors import IllegalTransition
+
+
+class RunStatus(StrEnum):
+    """What a run is doing now."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Wait(StrEnum):
+    """Why a paused run is paused."""
+
+    HUMAN_TASK = "human_task"
+    SIGNAL = "signal"
+    TIMER = "timer"
+    RETRY = "retry"
+    OPERATOR = "operator"
+
+
+class Outcome(StrEnum):
+    """How a run ended or why it is held, where the status alone does not say."""
+
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    NEEDS_ATTENTION = "needs_attention"
+
+
+class TaskStatus(StrEnum):
+    """The state of a human task."""
+
+    OPEN = "open"
+    DECIDED = "decided"
+    CLOSED = "closed"
+
+
+class DecisionOutcome(StrEnum):
+    """What a person decided."""
+
+    APPROVED = "approved"
+    REJECTED = "rejected"
+
+
+class AttemptOutcome(StrEnum):
+    """How an attempt ended without a checkpoint; an attempt that made its checkpoint has none of these."""
+
+    FAILED = "failed"
+    LOST = "lost"
+    RELEASED = "released"
+
+
+class EventKind(StrEnum):
+    """The closed list of audit events of a run."""
+
+    RUN_STARTED = "run.started"
+    RUN_IMPORTED = "run.imported"
+    RUN_CLAIMED = "run.claimed"
+    RUN_RELEASED = "run.released"
+    RUN_DESCRIBED = "run.described"
+    RUN_COMPLETED = "run.completed"
+    RUN_FAILED = "run.failed"
+    RUN_RETRIED = "run.retried"
+    RUN_CANCEL_REQUESTED = "run.cancel_requested"
+    RUN_CANCELLED = "run.cancelled"
+    RUN_REJECTED = "run.rejected"
+    RUN_PURGED = "run.purged"
+    LEASE_LOST = "lease.lost"
+    STEP_COMPLETED = "step.completed"
+    STEP_FAILED = "step.failed"
+    HUMAN_TASK_RAISED = "human_task.raised"
+    HUMAN_TASK_CLOSED = "human_task.closed"
+    DECISION_RECORDED = "decision.recorded"
+
+
+TERMINAL = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
+ACTIVE = frozenset(RunStatus) - TERMINAL
+
+LEGAL_MOVES: dict[RunStatus, frozenset[RunStatus]] = {
+    RunStatus.QUEUED: frozenset({RunStatus.RUNNING, RunStatus.CANCELLED}),
+    RunStatus.RUNNING: frozenset(RunStatus),
+    RunStatus.PAUSED: frozenset({RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.CANCELLED}),
+    RunStatus.FAILED: frozenset({RunStatus.QUEUED}),
+    RunStatus.COMPLETED: frozenset(),
+    RunStatus.CANCELLED: frozenset(),
+}
+
+
+def check_move(before: RunStatus, after: RunStatus) -> None:
+    """Raise `IllegalTransition` unless a run may go from `before` to `after`."""
+    if after not in LEGAL_MOVES[before]:
+        raise IllegalTransition(f"A {before.value} run cannot become {after.value}.")

@@ -1,0 +1,326 @@
+"""The engine's records as tables. The engine writes them by cursor SQL; models serve reads, admin and migrations."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from django.conf import settings
+from django.contrib.auth.models import Group
+from django.db import models
+from django.urls import reverse
+from flujo.status import ACTIVE, AttemptOutcome, DecisionOutcome, EventKind, Outcome, RunStatus, TaskStatus, Wait
+
+
+def _choices(words: type[RunStatus] | type[Wait] | type[Outcome] | type[TaskStatus] | type[DecisionOutcome]
+             | type[AttemptOutcome] | type[EventKind]) -> list[tuple[str, str]]:
+    return [(word.value, word.value.replace("_", " ")) for word in words]
+
+
+class Run(models.Model):
+    """One execution of a pipeline on one input: `flujo.records.RunHead`."""
+
+    run_id = models.CharField(max_length=128, primary_key=True)
+    pipeline = models.CharField(max_length=200)
+    version = models.CharField(max_length=64)
+    fingerprint = models.CharField(max_length=64)
+    status = models.CharField(max_length=16, choices=_choices(RunStatus))
+    wait = models.CharField(max_length=16, choices=_choices(Wait), null=True)
+    outcome = models.CharField(max_length=16, choices=_choices(Outcome), null=True)
+    step_index = models.IntegerField()
+    step_count = models.IntegerField()
+    step_name = models.CharField(max_length=200, blank=True)
+    seq = models.BigIntegerField()
+    chain = models.CharField(max_length=64)
+    fence = models.BigIntegerField()
+    generation = models.BigIntegerField()
+    round = models.IntegerField()
+    input_digest = models.CharField(max_length=64)
+    holder = models.TextField(null=True)
+    lease_expires_at = models.DateTimeField(null=True)
+    cancel_requested = models.BooleanField(default=False)
+    created_at = models.DateTimeField()
+    updated_at = models.DateTimeField()
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    title = models.CharField(max_length=200, blank=True)
+    owner = models.CharField(max_length=150, blank=True)
+    requester = models.CharField(max_length=150, blank=True)
+    tags = models.TextField(default="[]")
+    error_type = models.CharField(max_length=200, blank=True)
+    error_message = models.TextField(blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["-created_at", "-run_id"]
+        constraints: ClassVar = [
+            models.CheckConstraint(
+                name="flujo_run_status", condition=models.Q(status__in=[s.value for s in RunStatus])
+            ),
+            models.CheckConstraint(
+                name="flujo_run_paused_has_wait",
+                condition=models.Q(status=RunStatus.PAUSED, wait__isnull=False)
+                | (~models.Q(status=RunStatus.PAUSED) & models.Q(wait__isnull=True)),
+            ),
+            models.CheckConstraint(
+                name="flujo_run_running_has_lease",
+                condition=~models.Q(status=RunStatus.RUNNING) | models.Q(lease_expires_at__isnull=False),
+            ),
+            models.CheckConstraint(
+                name="flujo_run_step_index_in_range",
+                condition=models.Q(step_index__gte=0, step_index__lte=models.F("step_count")),
+            ),
+        ]
+        indexes: ClassVar = [
+            models.Index(fields=["-created_at", "-run_id"], name="flujo_run_newest"),
+            models.Index(fields=["status", "-created_at", "-run_id"], name="flujo_run_by_status"),
+            models.Index(fields=["pipeline", "-created_at", "-run_id"], name="flujo_run_by_pipeline"),
+            models.Index(
+                fields=["lease_expires_at"],
+                name="flujo_run_leases",
+                condition=models.Q(status=RunStatus.RUNNING),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.title or self.pipeline} ({self.run_id})"
+
+    def get_absolute_url(self) -> str:
+        return reverse("runs:run", args=[self.run_id])
+
+    @property
+    def active(self) -> bool:
+        """Whether the run still moves, and so cannot be deleted."""
+        return self.status in ACTIVE
+
+
+class RunRow(models.Model):
+    """A row that belongs to a run and goes when the run is deleted."""
+
+    run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", related_name="+")
+
+    class Meta:
+        abstract = True
+
+
+class RunInput(models.Model):
+    """What a run was started with: `flujo.records.RunInput`."""
+
+    run = models.OneToOneField(
+        Run, on_delete=models.PROTECT, db_column="run_id", primary_key=True, related_name="start"
+    )
+    input = models.TextField()
+    context = models.TextField()
+
+    def __str__(self) -> str:
+        return f"input of {self.run_id}"
+
+
+class Checkpoint(RunRow):
+    """The saved result of a finished step: `flujo.records.Checkpoint`."""
+
+    run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", related_name="checkpoints")
+    path = models.CharField(max_length=500)
+    name = models.CharField(max_length=200)
+    position = models.IntegerField()
+    seq = models.BigIntegerField()
+    fence = models.BigIntegerField()
+    attempt = models.IntegerField()
+    output = models.TextField()
+    context_changes = models.TextField(null=True)
+    started_at = models.DateTimeField()
+    finished_at = models.DateTimeField()
+
+    class Meta:
+        ordering: ClassVar = ["seq"]
+        constraints: ClassVar = [models.UniqueConstraint(fields=["run", "path"], name="flujo_checkpoint_once")]
+
+    def __str__(self) -> str:
+        return f"{self.run_id} {self.path}"
+
+
+class Attempt(RunRow):
+    """One try of one step: `flujo.records.Attempt`."""
+
+    run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", related_name="attempts")
+    path = models.CharField(max_length=500)
+    number = models.IntegerField()
+    round = models.IntegerField()
+    fence = models.BigIntegerField()
+    started_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True)
+    outcome = models.CharField(max_length=16, choices=_choices(AttemptOutcome), null=True)
+    error_type = models.CharField(max_length=200, blank=True)
+    error_message = models.TextField(blank=True)
+    traceback = models.TextField(blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["started_at", "number"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["run", "path", "number"], name="flujo_attempt_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.run_id} {self.path} attempt {self.number}"
+
+
+class HumanTask(RunRow):
+    """A request for a person: `flujo.records.HumanTask`."""
+
+    run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", related_name="human_tasks")
+    path = models.CharField(max_length=500)
+    generation = models.BigIntegerField()
+    name = models.CharField(max_length=200)
+    position = models.IntegerField()
+    message = models.TextField()
+    kind = models.CharField(max_length=16)
+    schema = models.TextField(blank=True)
+    candidates = models.TextField(blank=True)
+    evidence = models.TextField()
+    digest = models.CharField(max_length=64)
+    if_approved = models.CharField(max_length=300)
+    if_rejected = models.CharField(max_length=300)
+    raised_at = models.DateTimeField()
+    status = models.CharField(max_length=16, choices=_choices(TaskStatus))
+    closed_at = models.DateTimeField(null=True)
+    closed_reason = models.CharField(max_length=300, blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["raised_at", "id"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["run", "path", "generation"], name="flujo_human_task_once")
+        ]
+        indexes: ClassVar = [models.Index(fields=["status", "raised_at", "id"], name="flujo_human_task_open")]
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.run_id}"
+
+    def get_absolute_url(self) -> str:
+        return reverse("runs:human_task", args=[self.pk])
+
+
+class Decision(RunRow):
+    """The recorded answer to a human task: `flujo.records.Decision`."""
+
+    run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", related_name="decisions")
+    path = models.CharField(max_length=500)
+    generation = models.BigIntegerField()
+    outcome = models.CharField(max_length=16, choices=_choices(DecisionOutcome))
+    data = models.TextField()
+    actor = models.CharField(max_length=150)
+    reason = models.TextField(blank=True)
+    channel = models.CharField(max_length=16)
+    idempotency_key = models.CharField(max_length=100, blank=True)
+    decided_at = models.DateTimeField()
+
+    class Meta:
+        ordering: ClassVar = ["decided_at"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["run", "path", "generation"], name="flujo_decision_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.outcome} {self.path} of {self.run_id}"
+
+
+class AuditEvent(models.Model):
+    """An append-only fact about a run: `flujo.records.AuditEvent`. It outlives its run."""
+
+    run_id = models.CharField(max_length=128)
+    seq = models.BigIntegerField()
+    kind = models.CharField(max_length=32, choices=_choices(EventKind))
+    at = models.DateTimeField()
+    actor = models.CharField(max_length=150, blank=True)
+    path = models.CharField(max_length=500, blank=True)
+    fence = models.BigIntegerField()
+    body = models.TextField()
+    prev_hash = models.CharField(max_length=64)
+    hash = models.CharField(max_length=64)
+
+    class Meta:
+        ordering: ClassVar = ["-id"]
+        constraints: ClassVar = [models.UniqueConstraint(fields=["run_id", "seq"], name="flujo_audit_event_once")]
+        indexes: ClassVar = [
+            models.Index(fields=["actor", "-id"], name="flujo_audit_by_actor"),
+            models.Index(fields=["kind", "-id"], name="flujo_audit_by_kind"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.run_id} #{self.seq} {self.kind}"
+
+
+class Tombstone(models.Model):
+    """What is left of a deleted run: `flujo.records.Tombstone`."""
+
+    run_id = models.CharField(max_length=128, primary_key=True)
+    pipeline = models.CharField(max_length=200)
+    version = models.CharField(max_length=64)
+    status = models.CharField(max_length=16, choices=_choices(RunStatus))
+    title = models.CharField(max_length=200, blank=True)
+    seq = models.BigIntegerField()
+    chain = models.CharField(max_length=64)
+    fence = models.BigIntegerField()
+    generation = models.BigIntegerField()
+    deleted_at = models.DateTimeField()
+    actor = models.CharField(max_length=150)
+    reason = models.TextField()
+
+    def __str__(self) -> str:
+        return f"deleted run {self.run_id}"
+
+
+class SiteEvent(models.Model):
+    """An append-only fact that belongs to no run's history: refusals, sign-ins, exports. Chained site-wide."""
+
+    KINDS: ClassVar = [
+        (kind, kind)
+        for kind in (
+            "decision.refused", "action.refused", "user.signed_in", "user.signed_out", "user.sign_in_failed",
+            "audit.exported", "permission.changed",
+        )
+    ]
+
+    seq = models.BigIntegerField(unique=True)
+    kind = models.CharField(max_length=32, choices=KINDS)
+    at = models.DateTimeField()
+    actor = models.CharField(max_length=150, blank=True)
+    run_id = models.CharField(max_length=128, blank=True)
+    body = models.TextField()
+    prev_hash = models.CharField(max_length=64)
+    hash = models.CharField(max_length=64)
+
+    class Meta:
+        ordering: ClassVar = ["-seq"]
+        permissions: ClassVar = [("audit", "May read the audit of the whole site")]
+
+    def __str__(self) -> str:
+        return f"#{self.seq} {self.kind}"
+
+
+class PipelineGrant(models.Model):
+    """What the members of a group may do with a pipeline; the pipeline `*` means all of them."""
+
+    VERBS: ClassVar = ["view", "view_context", "start", "decide", "cancel", "retry", "delete", "export"]
+
+    group = models.ForeignKey(Group, on_delete=models.CASCADE, related_name="pipeline_grants")
+    pipeline = models.CharField(max_length=200)
+    verb = models.CharField(max_length=16, choices=[(verb, verb) for verb in VERBS])
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["group", "pipeline", "verb"], name="flujo_grant_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.group}: {self.verb} {self.pipeline}"
+
+
+class Upload(models.Model):
+    """A file given with a start form; the checkpoint holds the reference, the data folder the bytes."""
+
+    digest = models.CharField(max_length=64)
+    name = models.CharField(max_length=255)
+    size = models.BigIntegerField()
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.name

@@ -1,0 +1,65 @@
+"""The console's addresses, grouped by resource."""
+
+from django.urls import path
+
+from runs.views import (
+    audit,
+    home,
+    human_tasks,
+    inbox,
+    pipelines,
+    run,
+    run_cancel,
+    run_retry,
+    runs,
+    session,
+    state,
+)
+
+app_name = "runs"
+
+_inbox = [
+    path("inbox/", inbox.index, name="inbox"),
+    path("inbox/next/", inbox.next_open, name="inbox_next"),
+    path("inbox/<int:task_id>/", human_tasks.detail, name="human_task"),
+    path("inbox/<int:task_id>/decide/", human_tasks.decide, name="human_task_decide"),
+    path("_f/inbox/", inbox.fragment, name="f_inbox"),
+    path("_f/inbox/<int:task_id>/", human_tasks.fragment, name="f_human_task"),
+]
+
+_runs = [
+    path("runs/", runs.index, name="runs"),
+    path("runs/<str:run_id>/", run.detail, name="run"),
+    path("runs/<str:run_id>/context/", run.context, name="run_context"),
+    path("runs/<str:run_id>/history/", run.history, name="run_history"),
+    path("runs/<str:run_id>/cancel/", run_cancel.cancel, name="run_cancel"),
+    path("runs/<str:run_id>/retry/", run_retry.retry, name="run_retry"),
+    path("runs/<str:run_id>/steps/<path:step_path>/", run.step, name="run_step"),
+    path("_f/runs/", runs.fragment, name="f_runs"),
+    path("_f/runs/<str:run_id>/", run.fragment, name="f_run"),
+]
+
+_pipelines = [
+    path("pipelines/", pipelines.index, name="pipelines"),
+    path("pipelines/<str:name>/", pipelines.detail, name="pipeline"),
+    path("pipelines/<str:name>/start/", pipelines.start, name="pipeline_start"),
+]
+
+_audit = [
+    path("audit/", audit.index, name="audit"),
+    path("audit/export.csv", audit.export, name="audit_export"),
+    path("audit/verify/", audit.verify, name="audit_verify"),
+]
+
+_state = [
+    path("state/", state.index, name="state"),
+    path("state/cleanup/", state.cleanup, name="state_cleanup"),
+]
+
+_session = [
+    path("healthz", session.healthz, name="healthz"),
+    path("_f/session/", session.fragment, name="f_session"),
+    path("_f/nav/", session.nav, name="f_nav"),
+]
+
+urlpatterns = [path("", home.home, name="home"), *_inbox, *_runs, *_pipelines, *_audit, *_state, *_session]
