@@ -1,0 +1,1 @@
+"""Durable, resumable workflows for Python."""
