@@ -75,7 +75,7 @@ class RunHead(Record):
 
 @dataclass(frozen=True, slots=True)
 class RunInput(Record):
-    """What a run was started with: canonical JSON of its input and of its initial context."""
+    """What a run was started with: canonical JSON of its input, its initial context and its pipeline's shape."""
 
     table = "run_input"
     key = ("run_id",)
@@ -83,6 +83,7 @@ class RunInput(Record):
     run_id: str
     input: str
     context: str
+    shape: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,8 @@ class HumanTask(Record):
 
     `evidence` is the canonical JSON of the value the step received; `digest` covers all that is shown;
     `candidates` a JSON list of user names and `group:` names, or "" for anyone who may decide.
-    `if_approved` and `if_rejected` say what happens next ("continue with ship_order", "stop the run").
+    `if_approved` and `if_rejected` say what happens next ("continue with ship_order", "stop the run");
+    `next_step` is the top-level step behind the gate, "" at the end; `routes_rejection` is true with `on_reject`.
     """
 
     table = "human_task"
@@ -150,6 +152,8 @@ class HumanTask(Record):
     digest: str
     if_approved: str
     if_rejected: str
+    next_step: str
+    routes_rejection: bool
     raised_at: datetime
     status: TaskStatus = TaskStatus.OPEN
     closed_at: datetime | None = None

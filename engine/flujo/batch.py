@@ -1,0 +1,160 @@
+"""What one transition writes: decided by pure functions, applied by a backend in one transaction."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from flujo import canonical
+from flujo.codec import isoformat
+from flujo.errors import RunDeleted, RunNotFound
+from flujo.records import (
+    Attempt,
+    AuditEvent,
+    Checkpoint,
+    Decision,
+    HumanTask,
+    Record,
+    RunHead,
+    Tombstone,
+)
+from flujo.status import EventKind, check_move
+
+GENESIS = "0" * 64
+
+
+class RunView(Protocol):
+    """What a transition may read: one run, as it stands inside the backend's transaction."""
+
+    run_id: str
+
+    @property
+    def head(self) -> RunHead | None: ...
+    @property
+    def tombstone(self) -> Tombstone | None: ...
+    def checkpoint(self, path: str) -> Checkpoint | None: ...
+    def attempts_of(self, path: str) -> list[Attempt]:
+        """All attempts of a step, oldest first."""
+
+    def open_attempts(self) -> list[Attempt]:
+        """Attempts that neither ended nor made their checkpoint."""
+
+    def human_task(self, path: str) -> HumanTask | None:
+        """The newest generation of a human task."""
+
+    def open_human_tasks(self) -> list[HumanTask]: ...
+    def decision(self, path: str, generation: int) -> Decision | None: ...
+
+
+@dataclass(slots=True)
+class Batch:
+    """The rows of one transition. `before` is the head it was decided on: the backend writes only if it still stands.
+
+    `head` is the head after it; None deletes the run's rows and leaves `inserts` (events and the tombstone).
+    A batch without rows and with an unchanged head writes nothing.
+    """
+
+    run_id: str
+    before: RunHead | None
+    head: RunHead | None
+    inserts: list[Record] = field(default_factory=list)
+    updates: list[Record] = field(default_factory=list)
+    result: Any = None
+
+    @property
+    def writes(self) -> bool:
+        return bool(self.inserts or self.updates) or self.head != self.before
+
+    @property
+    def kept(self) -> RunHead:
+        """The head after a transition that does not delete the run."""
+        assert self.head is not None  # noqa: S101  # only `purge` and its callers see None
+        return self.head
+
+
+Transition = Callable[[RunView], Batch]
+
+
+class Draft:
+    """A batch in the making."""
+
+    def __init__(self, view: RunView, now: datetime, *, actor: str = "", head: RunHead | None = None) -> None:
+        self.view = view
+        self.now = now
+        self.actor = actor
+        self.before = view.head
+        self.head = head or required(view)
+        self.inserts: list[Record] = []
+        self.updates: list[Record] = []
+
+    def set(self, **fields: Any) -> None:
+        """Change the head; a change of status must be a legal move."""
+        status = fields.get("status")
+        if status is not None and status is not self.head.status:
+            check_move(self.head.status, status)
+        self.head = dataclasses.replace(self.head, **fields)
+
+    def insert(self, record: Record) -> None:
+        self.inserts.append(record)
+
+    def update(self, record: Record) -> None:
+        self.updates.append(record)
+
+    def event(self, kind: EventKind, path: str = "", **data: Any) -> None:
+        """Append an audit event to the run's chain."""
+        event = next_event(self.head, kind, self.now, actor=self.actor, path=path, data=data)
+        self.inserts.append(event)
+        self.head = dataclasses.replace(self.head, seq=event.seq, chain=event.hash, updated_at=self.now)
+
+    def batch(self, result: Any = None) -> Batch:
+        return Batch(self.view.run_id, self.before, self.head, self.inserts, self.updates, result)
+
+
+def unchanged(view: RunView, result: Any = None) -> Batch:
+    """The batch that writes nothing."""
+    return Batch(view.run_id, view.head, view.head, result=result)
+
+
+def required(view: RunView) -> RunHead:
+    """The run's head. Raises `RunDeleted` or `RunNotFound`."""
+    if view.head is not None:
+        return view.head
+    if view.tombstone is not None:
+        raise RunDeleted(
+            f"Run {view.run_id} was deleted by {view.tombstone.actor or 'someone'}; only its audit trail is left.",
+            deleted_at=view.tombstone.deleted_at,
+            reason=view.tombstone.reason,
+        )
+    raise RunNotFound(f"No run has the id {view.run_id!r}.")
+
+
+def next_event(
+    head: RunHead, kind: EventKind, at: datetime, *, actor: str, path: str, data: dict[str, Any]
+) -> AuditEvent:
+    """The event that follows `head` in its run's chain."""
+    seq = head.seq + 1
+    body = canonical.dump(
+        {
+            "run_id": head.run_id,
+            "seq": seq,
+            "kind": kind.value,
+            "at": isoformat(at),
+            "actor": actor,
+            "path": path,
+            "fence": head.fence,
+            "data": data,
+        },
+        where="audit event",
+    )
+    return AuditEvent(
+        head.run_id, seq, kind, at, actor, path, head.fence, body, head.chain, chained(head.chain, body)
+    )
+
+
+def chained(prev_hash: str, body: str) -> str:
+    """The hash of an event: it covers the event's body and, through `prev_hash`, all events before it."""
+    return hashlib.sha256(f"{prev_hash}\n{body}".encode()).hexdigest()

@@ -1,0 +1,130 @@
+"""The one value domain of all backends: canonical JSON text, in from Python values and out again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from flujo.errors import CorruptState, UnstorableValue
+
+MAX_DEPTH = 100
+MAX_BYTES = 16 * 1024 * 1024
+MAX_INTEGER_DIGITS = 4_000
+
+_BYTES = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+_LARGEST = 10**MAX_INTEGER_DIGITS
+
+
+@lru_cache(maxsize=1024)
+def adapter(annotation: Any) -> TypeAdapter[Any]:
+    """The pydantic adapter of an annotation; bytes travel as base64."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return TypeAdapter(annotation)
+    try:
+        return TypeAdapter(annotation, config=_BYTES)
+    except Exception as error:  # pydantic refuses a config for types that carry their own, and has several errors for it
+        if getattr(error, "code", "") != "type-adapter-config-unused":
+            raise
+        return TypeAdapter(annotation)
+
+
+def encode(value: Any, annotation: Any = Any, *, where: str = "value") -> str:
+    """The canonical JSON of `value`, serialised as `annotation` says.
+
+    Raises `UnstorableValue` naming the path to the first part that JSON cannot hold: NaN, infinities, NUL, lone
+    surrogates, keys that are not strings, integers of more than 4,000 digits, more than 100 levels or 16 MiB.
+    """
+    try:
+        if annotation is Any:
+            plain = to_jsonable_python(value, bytes_mode="base64", inf_nan_mode="constants")
+        else:
+            plain = adapter(annotation).dump_python(value, mode="json", warnings="error")
+    except (PydanticSerializationError, RecursionError, ValueError) as error:
+        path = _unserialisable(value, where) or where
+        raise UnstorableValue(f"{path} cannot be stored as JSON: {error}", path=path) from error
+    keys_of = value if annotation is Any else plain
+    _check(keys_of if isinstance(keys_of, dict | list | tuple) else plain, where, 0)
+    return dump(plain, where=where)
+
+
+def dump(plain: Any, *, where: str = "value") -> str:
+    """The canonical JSON of a value that is JSON already."""
+    _check(plain, where, 0)
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    if len(text) > MAX_BYTES:
+        raise UnstorableValue(f"{where} is larger than {MAX_BYTES} bytes: store it elsewhere and keep a reference.")
+    return text
+
+
+def decode(text: str, annotation: Any = Any) -> Any:
+    """The value of canonical JSON, with the type that `annotation` names."""
+    if annotation is Any:
+        return json.loads(text)
+    try:
+        return adapter(annotation).validate_json(text)
+    except ValidationError as error:
+        raise CorruptState(f"A stored value does not fit {annotation!r}: {error}") from error
+
+
+def digest(text: str) -> str:
+    """The SHA-256 of a canonical text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check(value: Any, where: str, depth: int) -> None:
+    kind = type(value)
+    if kind is str:
+        _check_text(value, where)
+    elif kind is dict or isinstance(value, dict):
+        _check_depth(where, depth)
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise UnstorableValue(f"{where} has the key {key!r}, which is not a string.", path=where)
+            _check_text(key, where)
+            _check(item, f"{where}.{key}", depth + 1)
+    elif kind is list or kind is tuple:
+        _check_depth(where, depth)
+        for index, item in enumerate(value):
+            _check(item, f"{where}[{index}]", depth + 1)
+    elif kind is float:
+        if value != value or value in (float("inf"), float("-inf")):
+            raise UnstorableValue(f"{where} is {value}, which JSON cannot hold.", path=where)
+    elif kind is int and not -_LARGEST < value < _LARGEST:
+        raise UnstorableValue(f"{where} is an integer of more than {MAX_INTEGER_DIGITS} digits.", path=where)
+
+
+def _check_depth(where: str, depth: int) -> None:
+    if depth >= MAX_DEPTH:
+        raise UnstorableValue(f"{where[:80]}… is nested more than {MAX_DEPTH} levels deep.", path=where)
+
+
+def _check_text(text: str, where: str) -> None:
+    if "\0" in text:
+        raise UnstorableValue(f"{where} holds a NUL character, which PostgreSQL cannot store.", path=where)
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UnstorableValue(f"{where} holds half of a surrogate pair.", path=where) from error
+
+
+def _unserialisable(value: Any, where: str) -> str | None:
+    """The path to the deepest part of `value` that pydantic cannot serialise."""
+    parts: list[tuple[str, Any]] = []
+    if isinstance(value, dict):
+        parts = [(f"{where}.{key}", item) for key, item in value.items()]
+    elif isinstance(value, list | tuple | set | frozenset):
+        parts = [(f"{where}[{index}]", item) for index, item in enumerate(value)]
+    elif isinstance(value, BaseModel):
+        parts = [(f"{where}.{name}", getattr(value, name)) for name in type(value).model_fields]
+    for path, item in parts[:10_000]:
+        try:
+            to_jsonable_python(item)
+        except (PydanticSerializationError, RecursionError, ValueError):
+            return _unserialisable(item, path) or path
+    return None

@@ -1,0 +1,89 @@
+"""Records as plain rows: what a field looks like in JSON, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cache
+from typing import Any, TypeVar
+
+from flujo.records import (
+    Attempt,
+    AuditEvent,
+    Checkpoint,
+    Decision,
+    HumanTask,
+    Record,
+    RunHead,
+    RunInput,
+    Tombstone,
+)
+
+RECORDS: tuple[type[Record], ...] = (
+    RunHead,
+    RunInput,
+    Checkpoint,
+    Attempt,
+    HumanTask,
+    Decision,
+    AuditEvent,
+    Tombstone,
+)
+BY_TABLE: dict[str, type[Any]] = {record.table: record for record in RECORDS}
+
+R = TypeVar("R", bound=Record)
+
+
+@cache
+def columns(record: type[Record]) -> tuple[str, ...]:
+    """The names of a record's fields, in order."""
+    return tuple(field.name for field in dataclasses.fields(typing.cast(Any, record)))
+
+
+@cache
+def kinds(record: type[Record]) -> dict[str, type]:
+    """The type of each field, None aside."""
+    return {name: _without_none(hint) for name, hint in typing.get_type_hints(record).items() if name in columns(record)}
+
+
+@cache
+def _readers(record: type[Record]) -> dict[str, Callable[[Any], Any]]:
+    return {
+        name: datetime.fromisoformat if kind is datetime else kind
+        for name, kind in kinds(record).items()
+        if kind is datetime or issubclass(kind, StrEnum)
+    }
+
+
+def to_plain(record: Record) -> dict[str, Any]:
+    """A record as JSON values; times in ISO 8601, UTC, with microseconds."""
+    plain = {}
+    for name in columns(type(record)):
+        value = getattr(record, name)
+        plain[name] = isoformat(value) if isinstance(value, datetime) else value
+    return plain
+
+
+def from_plain(record: type[R], plain: dict[str, Any]) -> R:
+    """The record of such a dictionary. Raises KeyError, TypeError or ValueError when it is none."""
+    readers = _readers(record)
+    values = {
+        name: readers[name](value) if name in readers and value is not None else value
+        for name, value in plain.items()
+    }
+    return record(**values)
+
+
+def isoformat(moment: datetime) -> str:
+    """A time as text that sorts as the time does."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _without_none(hint: Any) -> type:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    return typing.cast(type, hint)

@@ -1,0 +1,152 @@
+"""A whole run in memory: what executors work on, and what backends without tables store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from flujo import canonical, codec
+from flujo.batch import Batch
+from flujo.context import Fields, fold
+from flujo.errors import CorruptState, Fenced
+from flujo.records import (
+    Attempt,
+    AuditEvent,
+    Checkpoint,
+    Decision,
+    HumanTask,
+    Record,
+    RunHead,
+    RunInput,
+    Tombstone,
+)
+from flujo.status import TaskStatus
+
+_GONE_WITH_THE_RUN = (RunInput, Checkpoint, Attempt, HumanTask, Decision)
+
+
+@dataclass(slots=True)
+class RunDocument:
+    """One run's rows, by table and key. It is a `RunView`, and `apply` writes a batch to it."""
+
+    run_id: str
+    head: RunHead | None = None
+    rows: dict[type[Record], dict[tuple[Any, ...], Any]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, run_id: str, records: Iterable[Record]) -> RunDocument:
+        """The document of these records."""
+        document = cls(run_id)
+        for record in records:
+            if isinstance(record, RunHead):
+                document.head = record
+            else:
+                document._table(type(record))[_key(record)] = record
+        return document
+
+    def _table(self, record: type[Record]) -> dict[tuple[Any, ...], Any]:
+        return self.rows.setdefault(record, {})
+
+    # What transitions read
+
+    @property
+    def tombstone(self) -> Tombstone | None:
+        return self._table(Tombstone).get((self.run_id,))
+
+    @property
+    def start(self) -> RunInput:
+        """The run's input, initial context and shape."""
+        row = self._table(RunInput).get((self.run_id,))
+        if row is None:
+            raise CorruptState(f"Run {self.run_id} has lost its input. Restore it from a backup or delete it.")
+        return row  # type: ignore[no-any-return]  # tables are keyed by their record type
+
+    def checkpoint(self, path: str) -> Checkpoint | None:
+        return self._table(Checkpoint).get((self.run_id, path))
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """The checkpoints in the order they were saved."""
+        return sorted(self._table(Checkpoint).values(), key=lambda row: row.seq)
+
+    def attempts(self) -> list[Attempt]:
+        return list(self._table(Attempt).values())
+
+    def attempts_of(self, path: str) -> list[Attempt]:
+        return sorted((a for a in self.attempts() if a.path == path), key=lambda a: a.number)
+
+    def open_attempts(self) -> list[Attempt]:
+        return [a for a in self.attempts() if a.outcome is None and self.checkpoint(a.path) is None]
+
+    def human_task(self, path: str) -> HumanTask | None:
+        tasks = [task for task in self._table(HumanTask).values() if task.path == path]
+        return max(tasks, key=lambda task: task.generation, default=None)
+
+    def open_human_tasks(self) -> list[HumanTask]:
+        return [task for task in self._table(HumanTask).values() if task.status is TaskStatus.OPEN]
+
+    def decision(self, path: str, generation: int) -> Decision | None:
+        return self._table(Decision).get((self.run_id, path, generation))
+
+    def events(self) -> list[AuditEvent]:
+        """The audit events in the order of their chain."""
+        return sorted(self._table(AuditEvent).values(), key=lambda event: event.seq)
+
+    def context(self) -> Fields:
+        """The context's fields after the last checkpoint."""
+        fields: Fields = json.loads(self.start.context)
+        for checkpoint in self.checkpoints():
+            if checkpoint.context_changes:
+                fields = fold(fields, json.loads(checkpoint.context_changes))
+        return fields
+
+    # What backends write
+
+    def apply(self, batch: Batch) -> None:
+        """Write a batch, all or nothing. Raises `Fenced` when a row exists that the batch inserts."""
+        taken = [row for row in batch.inserts if _key(row) in self._table(type(row))]
+        if taken:
+            raise Fenced(f"{type(taken[0]).__name__} {_key(taken[0])} is written already. Nothing was written.")
+        if batch.head is None:
+            for gone in _GONE_WITH_THE_RUN:
+                self.rows.pop(gone, None)
+        self.head = batch.head
+        for row in (*batch.inserts, *batch.updates):
+            self._table(type(row))[_key(row)] = row
+
+    def copy(self) -> RunDocument:
+        """A document that can be written without changing this one; the rows themselves never change."""
+        return RunDocument(self.run_id, self.head, {kind: dict(table) for kind, table in self.rows.items()})
+
+    # The whole as JSON
+
+    def records(self) -> list[Record]:
+        """Every row, the head first."""
+        head: list[Record] = [self.head] if self.head is not None else []
+        return head + [row for table in self.rows.values() for row in table.values()]
+
+    def to_plain(self) -> dict[str, list[dict[str, Any]]]:
+        """The rows as JSON, by table."""
+        plain: dict[str, list[dict[str, Any]]] = {}
+        for record in self.records():
+            plain.setdefault(record.table, []).append(codec.to_plain(record))
+        return plain
+
+    @classmethod
+    def from_plain(cls, run_id: str, plain: dict[str, list[dict[str, Any]]]) -> RunDocument:
+        """The document of such a dictionary. Raises `CorruptState`."""
+        try:
+            return cls.of(
+                run_id, [codec.from_plain(codec.BY_TABLE[table], row) for table, rows in plain.items() for row in rows]
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CorruptState(f"The stored state of run {run_id} cannot be read: {error}") from error
+
+    def digest(self) -> str:
+        """Identifies the document's content."""
+        return canonical.digest(canonical.dump(self.to_plain()))
+
+
+def _key(record: Record) -> tuple[Any, ...]:
+    return tuple(getattr(record, name) for name in record.key)

@@ -1,0 +1,90 @@
+"""The step that asks a person: its question, its answer's form and what a rejection does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from flujo import canonical
+from flujo.errors import InvalidAnswer, PipelineDefinitionError, UnstorableValue
+from flujo.node import Node
+
+if TYPE_CHECKING:
+    from flujo.pipeline import Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """The answer that says no, with its reason: `runner.resume(paused, Reject("too expensive"))`."""
+
+    reason: str = ""
+
+
+class HumanStep(Node):
+    """A human task in a pipeline, made by `Step.human_in_the_loop`."""
+
+    kind = "human_task"
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        message_for_user: str | Callable[[Any], str],
+        input_schema: Any,
+        candidates: Sequence[str] | None,
+        on_reject: Pipeline | None,
+        when: Callable[[Any], bool] | None,
+    ) -> None:
+        super().__init__(name, description=message_for_user if isinstance(message_for_user, str) else "")
+        if isinstance(candidates, str) or (candidates is not None and not candidates):
+            raise PipelineDefinitionError(
+                f"Human task {name!r}: candidates is a list of user names and group:names. "
+                "Leave it out to let anyone decide who may decide on the pipeline."
+            )
+        self.message = message_for_user
+        self.answer_type = input_schema
+        self.candidates = None if candidates is None else list(candidates)
+        self.on_reject = on_reject
+        self.when = when
+        self.kind_of_answer = {None: "text", bool: "bool"}.get(input_schema, "form")
+        self.answer_schema: dict[str, Any] | None = (
+            canonical.adapter(input_schema).json_schema(mode="validation") if self.kind_of_answer == "form" else None
+        )
+
+    @property
+    def output(self) -> Any:
+        """The annotation of what the step behind the gate receives."""
+        return Any if self.when is not None or self.answer_type is None else self.answer_type
+
+    def shape(self) -> dict[str, Any]:
+        shape: dict[str, Any] = {"name": self.name, "kind": self.kind}
+        if self.on_reject is not None:
+            shape["on_reject"] = self.on_reject.shape()
+        return shape
+
+    def asks(self, value: Any) -> bool:
+        """Whether this input needs a person."""
+        return self.when is None or bool(self.when(value))
+
+    def message_about(self, value: Any) -> str:
+        """The question, for this input."""
+        return self.message if isinstance(self.message, str) else str(self.message(value))
+
+    def validate_answer(self, value: Any) -> str:
+        """The canonical JSON of a valid answer. Raises `InvalidAnswer` with pydantic's `errors` in its details."""
+        annotation = Any if self.answer_type is None else self.answer_type
+        try:
+            plain = canonical.encode(value, where="answer")
+            answer = canonical.adapter(annotation).validate_json(plain)
+            return canonical.encode(answer, annotation, where="answer")
+        except ValidationError as error:
+            errors = json.loads(error.json(include_url=False, include_input=False, include_context=False))
+            said = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'answer'}: {item['msg']}" for item in errors)
+            raise InvalidAnswer(f"The answer to {self.name!r} does not fit: {said}", errors=errors) from error
+        except UnstorableValue as error:
+            errors = [{"loc": [], "msg": error.message, "type": error.code}]
+            raise InvalidAnswer(error.message, errors=errors) from error

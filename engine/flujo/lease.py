@@ -1,0 +1,100 @@
+"""The holder of a lease: which process it is, and whether it is surely gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from functools import cache
+from pathlib import Path
+from uuid import uuid4
+
+from flujo.records import RunHead
+from flujo.status import RunStatus
+
+DEFAULT_LEASE = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process, named so that another one on the same host can tell whether it still lives.
+
+    A pid alone is reused, and means another process in another container: boot, pid namespace, pid and start time
+    together identify one process for good, and `nonce` one life of the engine within it.
+    """
+
+    host: str
+    boot: str
+    namespace: str
+    pid: int
+    started: str
+    nonce: str
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+_NONCE = {"pid": 0, "value": ""}
+
+
+def this_process() -> Holder:
+    """The holder that this process is."""
+    pid = os.getpid()
+    if _NONCE["pid"] != pid:  # a fork is a process of its own
+        _NONCE.update(pid=pid, value=uuid4().hex)
+    return Holder(socket.gethostname(), _boot(), _namespace(), pid, _start_of(pid) or "", str(_NONCE["value"]))
+
+
+def parse_holder(text: str | None) -> Holder | None:
+    """The holder stored with a lease."""
+    return Holder(**json.loads(text)) if text else None
+
+
+def is_dead(holder: Holder) -> bool:
+    """Whether `holder` was a process of this host, boot and pid namespace and is gone. False when unsure."""
+    if not holder.boot or (holder.boot, holder.namespace) != (_boot(), _namespace()):
+        return False
+    return _start_of(holder.pid) != holder.started
+
+
+def is_held(head: RunHead, now: datetime) -> Holder | None:
+    """The live holder of a running run, or None when its lease has expired or its process is gone."""
+    holder = parse_holder(head.holder)
+    if head.status is not RunStatus.RUNNING or holder is None or head.lease_expires_at is None:
+        return None
+    if head.lease_expires_at <= now or is_dead(holder):
+        return None
+    return holder
+
+
+@cache
+def _boot() -> str:
+    return _read("/proc/sys/kernel/random/boot_id")
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _start_of(pid: int) -> str | None:
+    """The start time of a process in clock ticks since boot; None when there is no such process, or it is a zombie."""
+    stat = _read(f"/proc/{pid}/stat")
+    if not stat:
+        return None
+    state, *fields = stat.rpartition(")")[2].split()
+    return None if state in "ZX" else fields[18]
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,38 @@
+"""A named place in a pipeline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from flujo.errors import PipelineDefinitionError
+
+if TYPE_CHECKING:
+    from flujo.pipeline import Pipeline
+
+MAX_NAME = 200
+
+
+class Node:
+    """What `>>` chains: it has a name, unique among its siblings, and a shape that the fingerprint covers."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, name: str, *, description: str = "") -> None:
+        if not name or len(name) > MAX_NAME or name != name.strip() or not name.isprintable():
+            raise PipelineDefinitionError(f"A step's name is 1 to {MAX_NAME} printable characters, not {name!r}.")
+        if any(letter in name for letter in "[]#/"):
+            raise PipelineDefinitionError(f"The step name {name!r} holds one of [ ] # /, which paths are made of.")
+        self.name = name
+        self.description = description
+
+    def shape(self) -> dict[str, Any]:
+        """What the fingerprint covers of this node."""
+        return {"name": self.name, "kind": self.kind}
+
+    def __rshift__(self, other: Node | Pipeline) -> Pipeline:
+        from flujo.pipeline import Pipeline
+
+        return Pipeline([self]) >> other
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.name}>"

@@ -1,0 +1,100 @@
+"""A pipeline: an ordered set of steps, as code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from flujo import canonical
+from flujo.context import PipelineContext
+from flujo.errors import PipelineDefinitionError
+from flujo.human import HumanStep
+from flujo.node import Node
+from flujo.step import Step
+from flujo.typing import fits
+
+if TYPE_CHECKING:
+    from flujo.typing import Signature
+
+
+class Pipeline:
+    """Steps that run one after the other; the output of each is the input of the next."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self.nodes = tuple(nodes)
+        self._check_names()
+        self._check_neighbours()
+
+    @classmethod
+    def of(cls, part: Node | Pipeline) -> Pipeline:
+        """A pipeline as it is, a bare step as a pipeline of one."""
+        if isinstance(part, Pipeline):
+            return part
+        if isinstance(part, Node):
+            return cls([part])
+        raise PipelineDefinitionError(f"{part!r} is no step: decorate the function with @step.")
+
+    def __rshift__(self, other: Node | Pipeline) -> Pipeline:
+        return Pipeline([*self.nodes, *Pipeline.of(other).nodes])
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def shape(self) -> list[dict[str, Any]]:
+        """What the fingerprint covers: names, kinds and order."""
+        return [node.shape() for node in self.nodes]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies the pipeline's shape; a run resumes only under the fingerprint it was started with."""
+        return canonical.digest(canonical.dump(self.shape()))
+
+    @cached_property
+    def context_model(self) -> type[PipelineContext]:
+        """The most derived context that the steps annotate. Raises when two of them don't derive from one another."""
+        model = PipelineContext
+        for signature in self._signatures():
+            asked = signature.context_model or PipelineContext
+            if issubclass(asked, model):
+                model = asked
+            elif not issubclass(model, asked):
+                raise PipelineDefinitionError(f"The steps ask for both {model.__name__} and {asked.__name__}.")
+        return model
+
+    @property
+    def input_type(self) -> Any:
+        """The annotation of the first step's input: `Any` without one, None when it takes none."""
+        first = self.nodes[0] if self.nodes else None
+        return first.signature.input if isinstance(first, Step) else Any
+
+    def _signatures(self) -> Iterator[Signature]:
+        for node in self.nodes:
+            if isinstance(node, Step):
+                yield node.signature
+            elif isinstance(node, HumanStep) and node.on_reject is not None:
+                yield from node.on_reject._signatures()
+
+    def _check_names(self) -> None:
+        names = [node.name for node in self.nodes]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise PipelineDefinitionError(f"Two steps are named {twice[0]!r}. Give one another name: @step(name=…).")
+
+    def _check_neighbours(self) -> None:
+        for before, after in zip(self.nodes, self.nodes[1:], strict=False):
+            if not isinstance(after, Step) or not after.signature.takes_input:
+                continue
+            given = before.output if isinstance(before, Step | HumanStep) else Any
+            if not fits(given, after.signature.input):
+                raise PipelineDefinitionError(
+                    f"Step {after.name!r} takes {_name(after.signature.input)}, but {before.name!r} before it gives "
+                    f"{_name(given)}."
+                )
+
+
+def _name(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)

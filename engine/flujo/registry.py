@@ -1,0 +1,127 @@
+"""The pipelines that a process knows, by name and version."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from flujo import canonical
+from flujo.context import PipelineContext
+from flujo.errors import InvalidInput, PipelineConflict, PipelineDefinitionError, PipelineNotFound, UnstorableValue
+from flujo.node import Node
+from flujo.pipeline import Pipeline
+
+_VERSION = re.compile(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,199}")
+LATEST = "latest"
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredPipeline:
+    """A pipeline under its name and version."""
+
+    name: str
+    version: str
+    pipeline: Pipeline
+    context_model: type[PipelineContext]
+    description: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        return self.pipeline.fingerprint
+
+    @property
+    def input_type(self) -> Any:
+        return self.pipeline.input_type
+
+    def input_schema(self) -> dict[str, Any] | None:
+        """The JSON Schema of the input; None when the first step takes none or does not annotate it."""
+        if self.input_type is None or self.input_type is Any:
+            return None
+        return canonical.adapter(self.input_type).json_schema(mode="validation")
+
+    def encode_input(self, value: Any) -> str:
+        """The canonical JSON of a valid input. Raises `InvalidInput` with pydantic's `errors` in its details."""
+        annotation = Any if self.input_type is None else self.input_type
+        try:
+            plain = canonical.encode(value, where="input")
+            return canonical.encode(canonical.adapter(annotation).validate_json(plain), annotation, where="input")
+        except ValidationError as error:
+            errors = json.loads(error.json(include_url=False, include_input=False, include_context=False))
+            said = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'input'}: {item['msg']}" for item in errors)
+            raise InvalidInput(f"The input does not fit {self.name}: {said}", errors=errors) from error
+        except UnstorableValue as error:
+            raise InvalidInput(
+                error.message, errors=[{"loc": [], "msg": error.message, "type": error.code}]
+            ) from error
+
+
+class PipelineRegistry:
+    """Pipelines by name and semantic version."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, dict[str, RegisteredPipeline]] = {}
+
+    def register(
+        self,
+        pipeline: Node | Pipeline,
+        *,
+        name: str,
+        version: str,
+        context_model: type[PipelineContext] | None = None,
+        description: str = "",
+    ) -> RegisteredPipeline:
+        """Register a pipeline, or a bare step as a pipeline of one.
+
+        Raises `PipelineConflict` when the name and version are taken by a pipeline of another shape.
+        """
+        if not _NAME.fullmatch(name):
+            raise PipelineDefinitionError(f"{name!r} is no pipeline name: use letters, digits, dots and dashes.")
+        _order(version)
+        built = Pipeline.of(pipeline)
+        if not built.nodes:
+            raise PipelineDefinitionError(f"Pipeline {name!r} has no steps.")
+        entry = RegisteredPipeline(name, version, built, context_model or built.context_model, description)
+        known = self._known.setdefault(name, {})
+        if version in known and known[version].fingerprint != entry.fingerprint:
+            raise PipelineConflict(
+                f"{name} {version} is registered with a different shape. Give the changed pipeline a new version."
+            )
+        known[version] = entry
+        return entry
+
+    def get(self, name: str, version: str | None = None) -> RegisteredPipeline:
+        """The pipeline of this name and version; without a version, or with "latest", the newest."""
+        versions = self._known.get(name)
+        if not versions:
+            known = ", ".join(self.names()) or "none"
+            raise PipelineNotFound(f"No pipeline is named {name!r}. Registered: {known}.")
+        if version is None or version == LATEST:
+            version = self.versions(name)[0]
+        if version not in versions:
+            raise PipelineNotFound(f"{name} has no version {version}. Registered: {', '.join(self.versions(name))}.")
+        return versions[version]
+
+    def names(self) -> list[str]:
+        """The registered names, in alphabetical order."""
+        return sorted(self._known)
+
+    def versions(self, name: str) -> list[str]:
+        """The registered versions of a name, newest first by semantic version."""
+        return sorted(self._known.get(name, {}), key=_order, reverse=True)
+
+
+def _order(version: str) -> tuple[Any, ...]:
+    match = _VERSION.fullmatch(version)
+    if match is None:
+        raise PipelineDefinitionError(f"{version!r} is no semantic version such as 1.0.0 or 2.1.0-beta.1.")
+    numbers = tuple(int(part or 0) for part in match.groups()[:3])
+    pre = match.group(4)
+    if pre is None:
+        return (*numbers, 1, ())
+    parts = tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in pre.split("."))
+    return (*numbers, 0, parts)

@@ -1,0 +1,77 @@
+"""The backend that forgets: for tests, and for runs that need not survive their process."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime
+from typing import Any
+
+from flujo.batch import Batch, Transition
+from flujo.clock import Clock, SystemClock
+from flujo.document import RunDocument
+from flujo.lease import is_held
+from flujo.records import RunHead
+from flujo.state.base import StateBackend, check_run_id, compare_and_import
+from flujo.state.workflow_state import document_of, state_of
+from flujo.status import RunStatus
+
+
+class InMemoryBackend(StateBackend):
+    """Keeps runs in this object. Several threads and event loops may share it."""
+
+    lists_runs = True
+
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._runs: dict[str, RunDocument] = {}
+        self._lock = threading.Lock()
+
+    async def transact(self, run_id: str, transition: Transition) -> Batch:
+        check_run_id(run_id)
+        with self._lock:
+            document = self._runs.get(run_id) or RunDocument(run_id)
+            batch = transition(document)
+            if batch.writes:
+                document.apply(batch)
+                self._runs[run_id] = document
+            return batch
+
+    async def load(self, run_id: str) -> RunDocument | None:
+        check_run_id(run_id)
+        with self._lock:
+            document = self._runs.get(run_id)
+            return None if document is None else document.copy()
+
+    async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
+        check_run_id(run_id)
+        incoming = document_of(run_id, state)
+        with self._lock:
+            accepted = compare_and_import(incoming, self._runs.get(run_id), self._clock.now())
+            if accepted is not None:
+                self._runs[run_id] = accepted
+
+    async def load_state(self, run_id: str) -> dict[str, Any] | None:
+        document = await self.load(run_id)
+        return None if document is None or document.head is None else state_of(document)
+
+    async def delete_state(self, run_id: str) -> None:
+        from flujo.transitions import purge
+
+        await self.transact(run_id, purge(actor="", reason="delete_state", now=self._clock.now(), facts={}))
+
+    async def heads(self, *, limit: int = 100, after: str = "") -> list[RunHead]:
+        with self._lock:
+            heads = [d.head for d in self._runs.values() if d.head is not None and d.run_id > after]
+        return sorted(heads, key=lambda head: head.run_id)[:limit]
+
+    async def ready(self, *, now: datetime, limit: int = 100) -> list[RunHead]:
+        return [head for head in await self.heads(limit=2**31) if is_ready(head, now)][:limit]
+
+    async def run_ids(self) -> list[str]:
+        with self._lock:
+            return sorted(self._runs)
+
+
+def is_ready(head: RunHead, now: datetime) -> bool:
+    """Whether a worker could take the run."""
+    return head.status is RunStatus.QUEUED or (head.status is RunStatus.RUNNING and is_held(head, now) is None)

@@ -1,0 +1,134 @@
+"""The contract of a state backend: three methods make one, the rest it may do better than the default."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, ClassVar
+
+from flujo.batch import Batch, Transition
+from flujo.document import RunDocument
+from flujo.errors import BackendCannot, FlujoError, InvalidRunId
+from flujo.records import AuditEvent, RunHead
+from flujo.state.workflow_state import document_of, state_of
+
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_LOCK_POLL_SECONDS = 0.002
+
+
+class StateBackend(ABC):
+    """Where runs are stored.
+
+    Implement `save_state`, `load_state` and `delete_state`, and every pipeline runs, pauses, resumes and recovers,
+    within one process at a time. The built-in backends replace `transact` and `load`, so that a step appends its rows
+    instead of rewriting the state, several processes may share the store, and runs can be listed.
+    """
+
+    lists_runs: ClassVar[bool] = False
+    shared_by_processes: ClassVar[bool] = False
+
+    @abstractmethod
+    async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
+        """Store a run's state, replacing the earlier one. Return only when it is as durable as you promise."""
+
+    @abstractmethod
+    async def load_state(self, run_id: str) -> dict[str, Any] | None:
+        """The state last stored, or None for an unknown id."""
+
+    @abstractmethod
+    async def delete_state(self, run_id: str) -> None:
+        """Forget a run."""
+
+    async def transact(self, run_id: str, transition: Transition) -> Batch:
+        """Load the run, let `transition` decide, and write what it decided; no other write comes in between.
+
+        An error that `transition` raises leaves the store as it was. Raises `BackendError` when the write failed.
+        """
+        check_run_id(run_id)
+        async with _one_at_a_time(self, run_id):
+            state = await self.load_state(run_id)
+            document = RunDocument(run_id) if state is None else document_of(run_id, state)
+            batch = transition(document)
+            if batch.writes:
+                document.apply(batch)
+                await self.save_state(run_id, state_of(document))
+            return batch
+
+    async def load(self, run_id: str) -> RunDocument | None:
+        """The whole run, or None for an unknown id."""
+        check_run_id(run_id)
+        state = await self.load_state(run_id)
+        return None if state is None else document_of(run_id, state)
+
+    async def heads(self, *, limit: int = 100, after: str = "") -> list[RunHead]:
+        """Up to `limit` runs in the order of their ids, beginning after the id `after`."""
+        raise BackendCannot(f"{type(self).__name__} cannot list its runs. Use one of the built-in backends.")
+
+    async def ready(self, *, now: datetime, limit: int = 100) -> list[RunHead]:
+        """Runs that a worker could take now: queued, or running under a lease that expired or whose holder is gone."""
+        raise BackendCannot(f"{type(self).__name__} cannot list its runs. Use one of the built-in backends.")
+
+    async def events(self, run_id: str) -> Iterable[AuditEvent]:
+        """The audit events of a run, deleted ones included, in the order of their chain."""
+        document = await self.load(run_id)
+        return [] if document is None else document.events()
+
+    async def run_ids(self) -> list[str]:
+        """The ids of all runs that the store knows of, deleted ones included."""
+        raise BackendCannot(f"{type(self).__name__} cannot list its runs. Use one of the built-in backends.")
+
+    async def close(self) -> None:
+        """Give back what the backend holds. Using it again opens it again."""
+
+
+def check_run_id(run_id: str) -> None:
+    """Raise `InvalidRunId` unless the id is safe as a file name, an address and a key."""
+    if not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id):
+        raise InvalidRunId(
+            f"{run_id!r} is no run id: use 1 to 128 letters, digits, dots, dashes and underscores, and begin with a "
+            "letter or digit."
+        )
+
+
+def compare_and_import(incoming: RunDocument, stored: RunDocument | None, now: datetime) -> RunDocument | None:
+    """What `save_state` on a built-in backend may write; None when the store has it already.
+
+    A whole state replaces an older one of the same history. A run under a live lease is refused, and so is a state
+    that is not newer: otherwise `save_state` would be a hole through fencing.
+    """
+    from flujo.lease import is_held
+
+    if stored is None or (stored.head is None and stored.tombstone is None):
+        return incoming
+    if stored.digest() == incoming.digest():
+        return None
+    if stored.head is not None and is_held(stored.head, now):
+        raise FlujoError(f"Run {incoming.run_id} is under a live lease and cannot be replaced.")
+    last = stored.head or stored.tombstone
+    newer = incoming.head or incoming.tombstone
+    if last is None or newer is None or newer.seq <= last.seq:
+        raise FlujoError(f"The state of run {incoming.run_id} is not newer than the stored one; nothing was written.")
+    return incoming
+
+
+_LOCKS: weakref.WeakKeyDictionary[StateBackend, dict[str, threading.Lock]] = weakref.WeakKeyDictionary()
+_LOCKS_GUARD = threading.Lock()
+
+
+@asynccontextmanager
+async def _one_at_a_time(backend: StateBackend, run_id: str) -> AsyncIterator[None]:
+    """An in-process lock per run that holds across threads and loops, and never blocks a loop."""
+    with _LOCKS_GUARD:
+        lock = _LOCKS.setdefault(backend, {}).setdefault(run_id, threading.Lock())
+    while not lock.acquire(blocking=False):
+        await asyncio.sleep(_LOCK_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,137 @@
+"""A step: an ordinary function whose result is saved."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, overload
+
+from flujo.errors import PipelineDefinitionError
+from flujo.human import HumanStep
+from flujo.node import Node
+from flujo.typing import signature_of
+
+if TYPE_CHECKING:
+    from flujo.pipeline import Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how soon a failed step is tried again.
+
+    `retries` counts tries after the first. Before retry *k* the runner waits a random time between half and all of
+    `backoff` × 2^(k-1), at most `longest`, so that many runs that fail together don't come back together.
+    """
+
+    retries: int = 0
+    backoff: timedelta = timedelta(seconds=1)
+    longest: timedelta = timedelta(minutes=5)
+
+    def delay(self, failures: int, randomness: float) -> float | None:
+        """Seconds to wait after this many failures, `randomness` in [0, 1); None when retries are used up."""
+        if failures > self.retries:
+            return None
+        whole = min(self.backoff.total_seconds() * 2 ** (failures - 1), self.longest.total_seconds())
+        return whole * (0.5 + randomness / 2)
+
+
+class Step(Node):
+    """A function in a pipeline, made by `@step`. Calling it calls the function."""
+
+    kind = "step"
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        name: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: timedelta | None = None,
+        namespace: dict[str, Any] | None = None,
+    ) -> None:
+        doc = inspect.getdoc(function) or ""
+        super().__init__(name or function.__name__, description=doc.split("\n", 1)[0])
+        self.function = function
+        self.retry = retry or RetryPolicy()
+        self.timeout = timeout
+        self.signature = signature_of(function, namespace or {})
+        self.is_async = asyncio.iscoroutinefunction(function)
+        functools.update_wrapper(self, function, updated=())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    @property
+    def output(self) -> Any:
+        return self.signature.output
+
+    @staticmethod
+    def human_in_the_loop(
+        name: str,
+        *,
+        message_for_user: str | Callable[[Any], str] = "",
+        input_schema: Any = None,
+        candidates: Sequence[str] | None = None,
+        on_reject: Node | Pipeline | None = None,
+        when: Callable[[Any], bool] | None = None,
+    ) -> HumanStep:
+        """A step that pauses the run until a person answers; the validated answer is its output.
+
+        `message_for_user` is the question, or a function of the step's input that gives it. `input_schema` says what
+        an answer is: None takes free text, `bool` means approve or reject, anything else pydantic understands
+        becomes a form. `candidates` (user names and `group:` names) narrows who may decide. A rejection ends the run
+        `cancelled` with the outcome `rejected`; with `on_reject` those steps run instead of all that follows.
+        With `when`, a function of the step's input, the run pauses only if it is true; else the input passes through.
+        """
+        from flujo.pipeline import Pipeline
+
+        return HumanStep(
+            name,
+            message_for_user=message_for_user,
+            input_schema=input_schema,
+            candidates=candidates,
+            on_reject=None if on_reject is None else Pipeline.of(on_reject),
+            when=when,
+        )
+
+
+@overload
+def step(function: Callable[..., Any], /) -> Step: ...
+
+
+@overload
+def step(
+    *,
+    name: str | None = ...,
+    retries: int = ...,
+    backoff: timedelta = ...,
+    timeout: timedelta | None = ...,
+) -> Callable[[Callable[..., Any]], Step]: ...
+
+
+def step(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    retries: int = 0,
+    backoff: timedelta = timedelta(seconds=1),
+    timeout: timedelta | None = None,
+) -> Step | Callable[[Callable[..., Any]], Step]:
+    """Make a step of a function, sync or async: `@step`, or `@step(name=…, retries=…, backoff=…, timeout=…)`.
+
+    A sync function runs in a thread. When its timeout passes, the step has failed and `ctx.cancelled` turns true,
+    but the thread cannot be stopped: it runs on until the function returns, and its result is thrown away.
+    """
+    if retries < 0 or backoff < timedelta(0) or (timeout is not None and timeout <= timedelta(0)):
+        raise PipelineDefinitionError("retries and backoff cannot be negative, and a timeout is longer than zero.")
+    namespace = dict(sys._getframe(1).f_locals)
+    make = functools.partial(
+        Step, name=name, retry=RetryPolicy(retries, backoff), timeout=timeout, namespace=namespace
+    )
+    return make if function is None else make(function)

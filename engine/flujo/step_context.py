@@ -1,0 +1,56 @@
+"""What a running step may know and say about itself."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from flujo.errors import FlujoError
+
+
+class StepNotFinished(FlujoError):
+    """No finished step of this name: `output_of` reaches only steps that ran before."""
+
+    code = "step_not_finished"
+
+
+class StepContext:
+    """Handed to a step that asks for it.
+
+    `idempotency_key` is the same for every attempt of this step of this run: give it to outside systems so that a
+    repeated call has no second effect. `fencing_token` grows with every lease of the run: a system that keeps the
+    highest one it saw can refuse a worker that was thought dead. `attempt` counts from 1.
+    """
+
+    def __init__(
+        self, *, run_id: str, path: str, attempt: int, fencing_token: int, output_of: Callable[[str], Any]
+    ) -> None:
+        self.run_id = run_id
+        self.path = path
+        self.attempt = attempt
+        self.fencing_token = fencing_token
+        self.idempotency_key = f"{run_id}/{path}"
+        self.description: dict[str, Any] = {}
+        self._output_of = output_of
+        self._cancelled = threading.Event()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the step should stop: its run was cancelled, its lease lost or its time is up."""
+        return self._cancelled.is_set()
+
+    def cancel(self) -> None:
+        """Raise the flag that `cancelled` shows."""
+        self._cancelled.set()
+
+    def output_of(self, name: str) -> Any:
+        """The output of an earlier step, with the type its annotation names. Raises `StepNotFinished`."""
+        return self._output_of(name)
+
+    def describe(
+        self, *, title: str | None = None, owner: str | None = None, tags: list[str] | None = None
+    ) -> None:
+        """Set the run's title, owner or tags; they are saved with this step's checkpoint."""
+        given = {"title": title, "owner": owner, "tags": tags}
+        self.description |= {name: value for name, value in given.items() if value is not None}

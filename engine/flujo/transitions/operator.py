@@ -1,0 +1,263 @@
+"""Operator writes: a person's decision, cancellation, retry or deletion, checked against what the run is now."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from flujo import canonical
+from flujo.batch import Batch, Draft, RunView, Transition, required, unchanged
+from flujo.codec import isoformat
+from flujo.errors import (
+    AlreadyDecided,
+    HumanTaskClosed,
+    HumanTaskNotFound,
+    IllegalTransition,
+    RunActive,
+    RunCancelled,
+    RunFinished,
+    StaleDecision,
+)
+from flujo.records import Checkpoint, Decision, HumanTask, RunHead, Tombstone
+from flujo.status import DecisionOutcome, EventKind, Outcome, RunStatus, TaskStatus
+from flujo.transitions.worker import ClaimTerms, end, take
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A person's answer to one generation of a human task, whose digest covers what was shown.
+
+    `data` is the canonical JSON of the validated answer (`null` for a rejection). The same non-empty `key` with the
+    same answer gives the first result again.
+    """
+
+    path: str
+    generation: int
+    digest: str
+    outcome: DecisionOutcome
+    data: str
+    actor: str
+    reason: str
+    channel: str
+    key: str
+
+
+def decide(answer: Answer, *, now: datetime, claim: ClaimTerms | None, facts: dict[str, Any]) -> Transition:
+    """Record the decision and let the run go on: `queued`, or with `claim` taken by this worker.
+
+    Raises `HumanTaskNotFound`, `AlreadyDecided` (with who and when), `HumanTaskClosed`, `StaleDecision`.
+    """
+
+    def transition(view: RunView) -> Batch:
+        head = required(view)
+        task = view.human_task(answer.path)
+        if task is None:
+            raise HumanTaskNotFound(f"Run {head.run_id} asks nothing at {answer.path!r}.")
+        earlier = view.decision(answer.path, answer.generation)
+        if earlier is not None:
+            return unchanged(view, result=_same_or_refuse(earlier, answer))
+        _check_open(task, answer)
+        draft = Draft(view, now, actor=answer.actor)
+        decision = _record(draft, task, answer, facts)
+        if answer.outcome is DecisionOutcome.APPROVED:
+            _pass_gate(draft, task, answer)
+        elif task.routes_rejection:
+            draft.set(outcome=Outcome.REJECTED)
+        else:
+            _end_rejected(draft)
+            return draft.batch(result=decision)
+        _wake(draft, claim)
+        return draft.batch(result=decision)
+
+    return transition
+
+
+def _same_or_refuse(earlier: Decision, answer: Answer) -> Decision:
+    same_answer = (earlier.outcome, earlier.data) == (answer.outcome, answer.data)
+    if answer.key and earlier.idempotency_key == answer.key and same_answer and earlier.actor == answer.actor:
+        return earlier
+    raise AlreadyDecided(
+        f"{earlier.actor or 'Someone'} already {earlier.outcome.value} this at {earlier.decided_at:%H:%M:%S} UTC; "
+        "that decision stands.",
+        decided_by=earlier.actor,
+        decided_at=earlier.decided_at,
+        outcome=earlier.outcome,
+    )
+
+
+def _check_open(task: HumanTask, answer: Answer) -> None:
+    if task.status is TaskStatus.CLOSED:
+        raise HumanTaskClosed(f"This request is closed: {task.closed_reason}.", closed_at=task.closed_at)
+    if answer.generation != task.generation or answer.digest != task.digest:
+        raise StaleDecision("The request changed since it was shown. Read it again, then decide.")
+    if task.status is not TaskStatus.OPEN:
+        raise HumanTaskClosed("This request is no longer open.")
+
+
+def _record(draft: Draft, task: HumanTask, answer: Answer, facts: dict[str, Any]) -> Decision:
+    decision = Decision(
+        run_id=task.run_id,
+        path=task.path,
+        generation=task.generation,
+        outcome=answer.outcome,
+        data=answer.data,
+        actor=answer.actor,
+        reason=answer.reason,
+        channel=answer.channel,
+        idempotency_key=answer.key,
+        decided_at=draft.now,
+    )
+    draft.insert(decision)
+    draft.update(dataclasses.replace(task, status=TaskStatus.DECIDED, closed_at=draft.now))
+    draft.event(
+        EventKind.DECISION_RECORDED,
+        task.path,
+        generation=task.generation,
+        digest=task.digest,
+        outcome=answer.outcome.value,
+        data_digest=canonical.digest(answer.data),
+        reason=answer.reason,
+        **{"channel": answer.channel, **facts},
+    )
+    return decision
+
+
+def _pass_gate(draft: Draft, task: HumanTask, answer: Answer) -> None:
+    """The answer is the gate's output: its checkpoint commits together with the decision."""
+    head = draft.head
+    draft.insert(
+        Checkpoint(
+            run_id=head.run_id,
+            path=task.path,
+            name=task.name,
+            position=task.position,
+            seq=head.seq,
+            fence=head.fence,
+            attempt=0,
+            output=answer.data,
+            context_changes=None,
+            started_at=task.raised_at,
+            finished_at=draft.now,
+        )
+    )
+    draft.set(step_index=task.position + 1, step_name=task.next_step)
+
+
+def _end_rejected(draft: Draft) -> None:
+    draft.set(outcome=Outcome.REJECTED)
+    end(draft, RunStatus.CANCELLED, EventKind.RUN_REJECTED)
+
+
+def _wake(draft: Draft, claim: ClaimTerms | None) -> None:
+    if claim is not None:
+        take(draft, claim)
+    elif draft.head.status is RunStatus.PAUSED:
+        draft.set(status=RunStatus.QUEUED, wait=None)
+
+
+def cancel(*, actor: str, reason: str, now: datetime, facts: dict[str, Any]) -> Transition:
+    """Cancel a waiting run at once; ask a running one to stop at its next safe point. Asking twice changes nothing."""
+
+    def transition(view: RunView) -> Batch:
+        head = required(view)
+        if head.status is RunStatus.CANCELLED:
+            raise RunCancelled(f"Run {head.run_id} is cancelled already.")
+        if not head.active:
+            raise RunFinished(f"Run {head.run_id} is {head.status.value}: there is nothing to cancel.")
+        if head.cancel_requested:
+            return unchanged(view)
+        draft = Draft(view, now, actor=actor)
+        if head.status is RunStatus.RUNNING:
+            draft.set(cancel_requested=True)
+            draft.event(EventKind.RUN_CANCEL_REQUESTED, reason=reason, **facts)
+            return draft.batch()
+        for task in view.open_human_tasks():
+            closed = f"the run was cancelled by {actor or 'its program'}"
+            draft.update(dataclasses.replace(task, status=TaskStatus.CLOSED, closed_at=now, closed_reason=closed))
+            draft.event(EventKind.HUMAN_TASK_CLOSED, task.path, generation=task.generation)
+        end(draft, RunStatus.CANCELLED, EventKind.RUN_CANCELLED, reason=reason, **facts)
+        return draft.batch()
+
+    return transition
+
+
+def retry(*, actor: str, reason: str, now: datetime, claim: ClaimTerms | None, facts: dict[str, Any]) -> Transition:
+    """Let a failed run try its failed step again, with all its retries."""
+
+    def transition(view: RunView) -> Batch:
+        head = required(view)
+        if head.status is not RunStatus.FAILED:
+            raise IllegalTransition(f"Run {head.run_id} is {head.status.value}: only a failed run can be retried.")
+        draft = Draft(view, now, actor=actor)
+        draft.set(
+            status=RunStatus.QUEUED,
+            round=head.round + 1,
+            finished_at=None,
+            error_type="",
+            error_message="",
+            cancel_requested=False,
+        )
+        draft.event(EventKind.RUN_RETRIED, reason=reason, round=draft.head.round, **facts)
+        if claim is not None:
+            take(draft, claim)
+        return draft.batch()
+
+    return transition
+
+
+def purge(
+    *,
+    actor: str,
+    reason: str,
+    now: datetime,
+    facts: dict[str, Any],
+    allowed: Callable[[RunHead], str | None] = lambda head: None,
+) -> Transition:
+    """Delete a terminal run's rows; its audit events stay, and a tombstone answers for it.
+
+    `allowed` is asked inside the transaction and names the reason to keep the run, if there is one. Raises `RunActive`.
+    """
+
+    def transition(view: RunView) -> Batch:
+        head = required(view)
+        if head.active:
+            raise RunActive(f"Run {head.run_id} is {head.status.value} and cannot be deleted. Cancel it first.")
+        kept_because = allowed(head)
+        if kept_because:
+            raise IllegalTransition(kept_because)
+        draft = Draft(view, now, actor=actor)
+        draft.event(
+            EventKind.RUN_PURGED,
+            reason=reason,
+            status=head.status.value,
+            pipeline=head.pipeline,
+            version=head.version,
+            created_at=isoformat(head.created_at),
+            **facts,
+        )
+        after = draft.head
+        write = draft.insert if view.tombstone is None else draft.update
+        write(
+            Tombstone(
+                run_id=after.run_id,
+                pipeline=after.pipeline,
+                version=after.version,
+                status=after.status,
+                title=after.title,
+                seq=after.seq,
+                chain=after.chain,
+                fence=after.fence,
+                generation=after.generation,
+                deleted_at=now,
+                actor=actor,
+                reason=reason,
+            )
+        )
+        batch = draft.batch()
+        batch.head = None
+        return batch
+
+    return transition
