@@ -1,0 +1,1 @@
+"""The files the demo pipelines read, and the script that makes them."""

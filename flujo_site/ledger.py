@@ -1,0 +1,57 @@
+"""The ledger: posts invoices so that posting the same ones again changes nothing."""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from hashlib import sha256
+
+from django.db import close_old_connections, transaction
+from django.db.models import Sum
+
+from flujo_site.invoices import Invoice
+from flujo_site.models import LedgerEntry
+from flujo_site.record import Record
+
+
+class Posting(Record):
+    """What a run has in the ledger after its posting."""
+
+    posted_count: int
+    posted_total: Decimal
+    held_back_count: int
+
+
+def post(chosen: Sequence[tuple[Invoice, Decimal]], *, run_id: str, key: str, invoice_count: int) -> Posting:
+    """Post each invoice with its total under an idempotency key of its own, all or none.
+
+    `key` is the step's idempotency key: a repeated attempt comes with the same one and posts nothing twice.
+    """
+    entries = [
+        LedgerEntry(
+            run_id=run_id,
+            invoice_number=invoice.number,
+            supplier=invoice.supplier,
+            vat_id=invoice.vat_id,
+            issued_on=invoice.issued_on,
+            total=total,
+            idempotency_key=_entry_key(key, invoice),
+        )
+        for invoice, total in chosen
+    ]
+    try:
+        with transaction.atomic():
+            LedgerEntry.objects.bulk_create(entries, ignore_conflicts=True)
+            posted = LedgerEntry.objects.filter(idempotency_key__in=[entry.idempotency_key for entry in entries])
+            count, total = posted.count(), posted.aggregate(total=Sum("total"))["total"] or Decimal()
+            if count != len(entries):
+                raise LedgerConflict(f"{len(entries) - count} invoices of run {run_id} were posted by another step.")
+    finally:
+        close_old_connections()  # steps run in threads of their own, whose connections nobody else closes
+    return Posting(posted_count=count, posted_total=total, held_back_count=invoice_count - count)
+
+
+class LedgerConflict(RuntimeError):
+    """The ledger holds some of the invoices under other keys; nothing was posted."""
+
+
+def _entry_key(key: str, invoice: Invoice) -> str:
+    return sha256(f"{key}\n{invoice.line}\n{invoice.number}".encode()).hexdigest()
