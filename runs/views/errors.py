@@ -1,0 +1,49 @@
+"""The answer to an error of the engine: one table from its code to the HTTP status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from flujo.errors import FlujoError
+
+STATUS = {
+    "not_allowed": 403,
+    "human_task_not_found": 404,
+    "run_not_found": 404,
+    "pipeline_not_found": 404,
+    "already_decided": 409,
+    "stale_decision": 409,
+    "illegal_transition": 409,
+    "run_not_paused": 409,
+    "run_finished": 409,
+    "run_failed": 409,
+    "run_cancelled": 409,
+    "run_active": 409,
+    "run_conflict": 409,
+    "run_is_leased": 409,
+    "fenced": 409,
+    "pipeline_changed": 409,
+    "human_task_closed": 410,
+    "run_deleted": 410,
+    "invalid_answer": 422,
+    "invalid_input": 422,
+    "invalid_run_id": 422,
+    "unstorable_value": 422,
+    "backend_busy": 503,
+}
+
+
+def status_of(error: FlujoError) -> int:
+    """The HTTP status of an error; one the table doesn't know is the server's own fault."""
+    return STATUS.get(error.code, 500)
+
+
+def respond(
+    request: HttpRequest, error: FlujoError, template: str, context: Mapping[str, Any] | None = None
+) -> HttpResponse:
+    """`template` with the error in its context as `error`, `error_status` and its own status."""
+    status = status_of(error)
+    return render(request, template, {**(context or {}), "error": error, "error_status": status}, status=status)

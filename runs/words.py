@@ -1,0 +1,31 @@
+"""Lengths of time in words; `static/js/ago.js` says the same words in the browser."""
+
+from __future__ import annotations
+
+UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def duration_words(seconds: float) -> str:
+    """`850 ms`, `12.4 s`, `3 min 5 s`, `2 h 10 min`, `4 d 3 h`."""
+    seconds = max(seconds, 0.0)
+    if seconds < 1:
+        return f"{round(seconds * 1000)} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = int(seconds)
+    for index, (size, unit) in enumerate(UNITS):
+        if whole >= size:
+            below, below_unit = UNITS[index + 1]
+            rest = whole % size // below
+            return f"{whole // size} {unit} {rest} {below_unit}" if rest else f"{whole // size} {unit}"
+    raise AssertionError("a minute or more always has a unit")
+
+
+def ago_words(seconds: float) -> str:
+    """`just now`, `5 min ago`, `2 h ago`, `3 d ago`; `in 5 min` when `seconds` is negative."""
+    distance = abs(seconds)
+    if distance < 10:
+        return "just now"
+    size, unit = next((size, unit) for size, unit in UNITS if distance >= size)
+    words = f"{int(distance // size)} {unit}"
+    return f"{words} ago" if seconds > 0 else f"in {words}"

@@ -1,0 +1,19 @@
+// Keeps the words of relative times true while the page is open; the same words as `runs/words.py`.
+const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
+
+function words(seconds) {
+  const distance = Math.abs(seconds);
+  if (distance < 10) return "just now";
+  const [size, unit] = UNITS.find(([length]) => distance >= length);
+  const text = `${Math.floor(distance / size)} ${unit}`;
+  return seconds > 0 ? `${text} ago` : `in ${text}`;
+}
+
+function refresh() {
+  for (const time of document.querySelectorAll("time[data-ago]")) {
+    const text = words((Date.now() - Date.parse(time.dateTime)) / 1000);
+    if (time.textContent !== text) time.textContent = text;
+  }
+}
+
+setInterval(refresh, 10_000);

@@ -1,0 +1,5 @@
+// What every page loads: each import is one behaviour, and the page works without any of them.
+import "./ago.js";
+import "./keyboard.js";
+import "./menu.js";
+import "./theme.js";
