@@ -76,7 +76,7 @@ def run(
     number = next(_serial)
     defaults = {
         "version": "1.0.0",
-        "fingerprint": _digest(canonical([pipeline, *steps])),
+        "fingerprint": _digest(canonical(shape)),
         "step_count": len(steps),
         "step_name": steps[at] if at < len(steps) else "",
         "title": f"Order {number}",
@@ -86,6 +86,7 @@ def run(
         **_status_fields(status, created_at, at),
     }
     given = canonical({"order": number} if input is None else input)
+    shape = fields.pop("shape", None) or shape_of(steps)
     stored = Run.objects.create(
         run_id=run_id or f"run-{number:04d}-{_digest(str(number))[:12]}",
         pipeline=pipeline,
@@ -100,8 +101,13 @@ def run(
         tags=canonical(list(tags)),
         **{**defaults, **fields},
     )
-    RunInput.objects.create(run=stored, input=given, context=canonical(context or {}))
+    RunInput.objects.create(run=stored, input=given, context=canonical(context or {}), shape=canonical(shape))
     return stored
+
+
+def shape_of(steps: Sequence[str]) -> list[dict[str, Any]]:
+    """The shape of a pipeline of `steps`, those named `approve…` being human tasks."""
+    return [{"name": name, "kind": "human_task" if name.startswith("approve") else "step"} for name in steps]
 
 
 def _status_fields(status: str, created_at: datetime, at: int) -> dict[str, Any]:
@@ -176,6 +182,8 @@ def human_task(run: Run, name: str = "approve", *, candidates: Sequence[str] | N
         "kind": "form" if schema else "bool",
         "if_approved": "continue with post",
         "if_rejected": "stop the run",
+        "next_step": "post",
+        "routes_rejection": False,
         "raised_at": run.created_at + timedelta(seconds=30),
         "status": TaskStatus.OPEN,
     }

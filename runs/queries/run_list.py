@@ -1,0 +1,193 @@
+"""What the run list shows: a window of rows, status tabs with counts, and how many runs came since."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from django.contrib.auth.models import User
+from django.core.signing import dumps
+from django.db.models import QuerySet
+from django.utils import timezone
+from flujo.status import RunStatus, TaskStatus
+
+from runs import access
+from runs.display import run_badge
+from runs.filters import RunFilter
+from runs.models import HumanTask, Run
+from runs.queries import keyset
+from runs.queries.bounded_counts import bounded_counts, count_words
+
+NEW_BOUND = 100
+_BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
+_TABS = {
+    RunStatus.PAUSED: "Waiting",
+    RunStatus.RUNNING: "Running",
+    RunStatus.QUEUED: "Queued",
+    RunStatus.FAILED: "Failed",
+    RunStatus.COMPLETED: "Completed",
+    RunStatus.CANCELLED: "Cancelled",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One line of the list."""
+
+    run_id: str
+    title: str
+    status: str
+    wait: str | None
+    outcome: str | None
+    stalled: bool
+    pipeline: str
+    version: str
+    step_name: str
+    step_number: int
+    step_count: int
+    waiting_on: list[str] | None
+    task_id: int | None
+    started_at: datetime | None
+    seconds: float | None
+    owner: str
+    tags: list[str]
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tab:
+    """One status, how many runs of this filter have it, and the link that chooses it."""
+
+    label: str
+    count: str
+    url: str
+    current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunList:
+    """The live part of the page; `since` is what a later look counts new runs from, empty on older pages."""
+
+    rows: list[RunRow]
+    tabs: list[Tab]
+    ids: str
+    since: str = ""
+    new: int = 0
+    new_words: str = ""
+    older: str = ""
+    newer: str = ""
+    newest: str = ""
+    any_at_all: bool = True
+    rev: str = field(default="")
+
+
+def page(user: User, asked: RunFilter) -> RunList:
+    """The page of runs that `asked` names, as far as `user` may see them."""
+    visible = access.visible_to(user)
+    shown = keyset.window(asked.apply(visible), asked.cursor)
+    tabs, total = _tabs(visible, asked)
+    at_newest = asked.cursor is None or not shown.newer
+    listed = _rows(shown.rows)
+    return RunList(
+        rows=listed,
+        tabs=tabs,
+        ids=",".join(row.run_id for row in listed),
+        since=_since(shown.rows) if at_newest and not asked.problems else "",
+        older=asked.url(cursor=shown.older) if shown.older else "",
+        newer=asked.url(cursor=shown.newer) if shown.newer else "",
+        newest="" if at_newest else asked.url(),
+        any_at_all=bool(listed or total) or visible.exists(),
+        rev=_rev(listed, tabs, 0),
+    )
+
+
+def refresh(user: User, asked: RunFilter, ids: Sequence[str], since: keyset.Cursor | None) -> RunList:
+    """The same rows in the same order as they are now, and how many new ones match; rows deleted meanwhile go."""
+    visible = access.visible_to(user)
+    found = visible.in_bulk(list(ids)[: keyset.SIZE])
+    tabs, _ = _tabs(visible, asked)
+    new = 0
+    if since is not None:
+        new = asked.apply(visible).filter(keyset.newer_than(since))[: NEW_BOUND + 1].count()
+    listed = _rows([found[run_id] for run_id in ids if run_id in found])
+    return RunList(
+        rows=listed,
+        tabs=tabs,
+        ids=",".join(ids),
+        since=since.text() if since else "",
+        new=new,
+        new_words=f"{NEW_BOUND}+ new runs" if new > NEW_BOUND else f"{new} new run{'' if new == 1 else 's'}",
+        rev=_rev(listed, tabs, new),
+    )
+
+
+def _rev(rows: list[RunRow], tabs: list[Tab], new: int) -> str:
+    """A word that changes when anything shown changes, lengths of time aside."""
+    facts = [[row.run_id, row.seq, row.stalled] for row in rows], [tab.count for tab in tabs], new
+    return dumps(facts, salt="flujo.run_list.rev").rpartition(":")[2]
+
+
+def _since(rows: list[Run]) -> str:
+    at, key = (rows[0].created_at, rows[0].run_id) if rows else (_BEFORE_ALL, "")
+    return keyset.Cursor(keyset.NEWER, at, key).text()
+
+
+def _tabs(visible: QuerySet[Run], asked: RunFilter) -> tuple[list[Tab], int]:
+    matching = asked.apply(visible, any_status=True)
+    counts = bounded_counts({str(status): matching.filter(status=status) for status in _TABS})
+    chosen = asked.values["status"]
+    tabs = [
+        Tab(label, count_words(counts[str(status)]), asked.url(status=str(status)), chosen == status)
+        for status, label in _TABS.items()
+    ]
+    total = sum(counts.values())
+    return [Tab("All", count_words(total), asked.url(status=""), not chosen), *tabs], total
+
+
+def _rows(found: list[Run]) -> list[RunRow]:
+    now = timezone.now()
+    paused = [run.run_id for run in found if run.status == RunStatus.PAUSED]
+    tasks = {task.run_id: task for task in HumanTask.objects.filter(run__in=paused, status=TaskStatus.OPEN)}
+    return [_row(run, tasks.get(run.run_id), now) for run in found]
+
+
+def _row(run: Run, task: HumanTask | None, now: datetime) -> RunRow:
+    started, finished = run.started_at, run.finished_at or now
+    return RunRow(
+        run_id=run.run_id,
+        title=run.title,
+        status=run.status,
+        wait=run.wait,
+        outcome=run.outcome,
+        stalled=is_stalled(run, now),
+        pipeline=run.pipeline,
+        version=run.version,
+        step_name=run.step_name,
+        step_number=min(run.step_index + 1, run.step_count),
+        step_count=run.step_count,
+        waiting_on=candidates(task) if task else None,
+        task_id=task.pk if task else None,
+        started_at=started,
+        seconds=(finished - started).total_seconds() if started else None,
+        owner=run.owner,
+        tags=json.loads(run.tags),
+        seq=run.seq,
+    )
+
+
+def is_stalled(run: Run, now: datetime) -> bool:
+    """Whether a running run's lease has expired: its worker stopped answering."""
+    return run.status == RunStatus.RUNNING and run.lease_expires_at is not None and run.lease_expires_at < now
+
+
+def candidates(task: HumanTask) -> list[str]:
+    """Whom a human task asks; an empty list is anyone who may decide."""
+    names: list[str] = json.loads(task.candidates) if task.candidates else []
+    return names
+
+
+def state_word(run: Run, now: datetime) -> str:
+    """A run's state as one word, for page titles."""
+    return "Stalled" if is_stalled(run, now) else run_badge(run.status, run.wait, run.outcome).word
