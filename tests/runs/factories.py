@@ -74,6 +74,8 @@ def run(
 ) -> Run:
     """A run of `steps` whose next step is the one at position `at`, with its input and nothing else."""
     number = next(_serial)
+    given = canonical({"order": number} if input is None else input)
+    shape = fields.pop("shape", None) or shape_of(steps)
     defaults = {
         "version": "1.0.0",
         "fingerprint": _digest(canonical(shape)),
@@ -85,8 +87,6 @@ def run(
         "updated_at": created_at,
         **_status_fields(status, created_at, at),
     }
-    given = canonical({"order": number} if input is None else input)
-    shape = fields.pop("shape", None) or shape_of(steps)
     stored = Run.objects.create(
         run_id=run_id or f"run-{number:04d}-{_digest(str(number))[:12]}",
         pipeline=pipeline,
