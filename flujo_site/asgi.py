@@ -1,0 +1,24 @@
+"""The site as an ASGI application: http through Django, sockets only from the site's own pages."""
+
+import os
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "flujo_site.settings")
+
+from channels.routing import ProtocolTypeRouter
+from django.core.asgi import get_asgi_application
+
+http = get_asgi_application()
+
+# Only now, with Django set up, can the sockets' modules read models and settings.
+from django.conf import settings
+from runs.live.routing import application as websocket
+
+from flujo_site.body_limit import BodyLimit
+
+# Room for the form's other fields beside the largest file.
+application = ProtocolTypeRouter(
+    {
+        "http": BodyLimit(http, limit=settings.FLUJO_MAX_UPLOAD_BYTES + settings.DATA_UPLOAD_MAX_MEMORY_SIZE),
+        "websocket": websocket,
+    }
+)

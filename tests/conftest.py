@@ -1,0 +1,150 @@
+"""What every test shares: the throwaway servers, what to do when one is missing, and the audit of all stores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests import services
+from tests.audit_of_stores import AuditOfStores
+from tests.runs import guards
+from tests.runs.guards import lift_for_flush
+
+LEFT_OUT = pytest.StashKey[dict[str, int]]()
+STORES = pytest.StashKey[AuditOfStores]()
+NEEDS: dict[str, tuple[Callable[[], object], ...]] = {
+    "services": (services.postgres_bin, services.redis_program),
+    "browser": (services.chromium_program,),
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[LEFT_OUT] = {}
+    config.stash[STORES] = AuditOfStores()
+    lift_for_flush()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs a server by the fixtures it uses, and leave out what may be missing."""
+    for item in items:
+        if _databases(item) & {"postgres", "__all__"} or {"postgres_server", "redis_server"} & _fixtures(item):
+            item.add_marker("services")
+    if os.environ.get("ALLOW_MISSING") != "1":
+        return
+    kept = []
+    for item in items:
+        missing = _missing(item)
+        if missing is None:
+            kept.append(item)
+        else:
+            config.stash[LEFT_OUT][missing.what] = config.stash[LEFT_OUT].get(missing.what, 0) + 1
+    items[:] = kept
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    missing = _missing(item)
+    if missing is not None:
+        pytest.fail(f"{missing}; ALLOW_MISSING=1 leaves such tests out", pytrace=False)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Before its rows are rolled back, check every history that the test wrote to a Django database."""
+    if item.get_closest_marker("tampers") is None:
+        item.config.stash[STORES].check_databases(_databases(item))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    session.config.stash[STORES].check_files()
+    if session.config.stash[STORES].broken:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    stores = config.stash[STORES]
+    terminalreporter.section("audit chains")
+    for line in stores.summary():
+        terminalreporter.write_line(line, red=bool(stores.broken))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The last line of the run."""
+    left_out = config.stash.get(LEFT_OUT, {})
+    if left_out:
+        print("LEFT OUT:", ", ".join(f"{count} tests that need {what}" for what, count in sorted(left_out.items())))
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[services.Server]:
+    """A PostgreSQL server of the suite's own."""
+    with services.start_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[services.Server]:
+    """A Redis server of the suite's own."""
+    with services.start_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: services.Server) -> str:
+    """The address of a new, empty PostgreSQL database."""
+    return services.new_database(postgres_server)
+
+
+@pytest.fixture
+def redis_url(redis_server: services.Server) -> str:
+    """The address of a Redis that other tests use too: choose keys of your own."""
+    return f"redis://127.0.0.1:{redis_server.port}/0"
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(request: pytest.FixtureRequest, django_db_modify_db_settings: None) -> None:
+    """Start PostgreSQL and fill in the address of the `postgres` database, if any collected test uses it."""
+    from django.db import connections
+
+    if any(_databases(item) & {"postgres", "__all__"} for item in request.session.items):
+        server = request.getfixturevalue("postgres_server")
+        # Every thread's connection shares this dictionary, so all of them see the port.
+        connections.settings["postgres"]["PORT"] = str(server.port)
+
+
+@pytest.fixture
+def leave_store(pytestconfig: pytest.Config) -> Callable[[str, Callable[[], object]], None]:
+    """Name a store whose histories are verified when the suite ends: `leave_store(label, histories)`.
+
+    `histories` returns, when called, the audit events of each run in it, a list of lists.
+    """
+    return pytestconfig.stash[STORES].leave
+
+
+def _databases(item: pytest.Item) -> set[str]:
+    """The databases a test may use: those its `django_db` marker names, or the default one through a fixture."""
+    mark = item.get_closest_marker("django_db")
+    if mark is not None:
+        return set(mark.kwargs.get("databases") or ["default"])
+    uses = {"db", "transactional_db", "live_server", "admin_client"} & _fixtures(item)
+    return {"default"} if uses else set()
+
+
+def _fixtures(item: pytest.Item) -> set[str]:
+    return set(getattr(item, "fixturenames", ()))
+
+
+def _missing(item: pytest.Item) -> services.Missing | None:
+    """The first program the test needs that is not installed."""
+    for marker, programs in NEEDS.items():
+        if item.get_closest_marker(marker) is None:
+            continue
+        for program in programs:
+            try:
+                program()
+            except services.Missing as missing:
+                return missing
+    return None
