@@ -1,0 +1,114 @@
+"""The comparison of rows with the events that recorded them: neither decisions nor checkpoints come or go alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from django.db.models import Exists, Max, OuterRef, QuerySet
+from flujo.canonical import digest
+from flujo.status import EventKind
+
+from runs.models import AuditEvent, Checkpoint, Decision, Run
+
+AT_ONCE = 200
+Row = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """The first bad event of a chain: `run_id` is empty for the site's chain; `what` goes on from "event n"."""
+
+    run_id: str
+    seq: int
+    what: str
+
+
+def row_problems() -> Iterator[Problem]:
+    """What differs between checkpoints and decisions and their events, in runs that still exist."""
+    for rows in _batches(Checkpoint.objects.order_by("pk")):
+        yield from _still_there(_checkpoint_problems(rows))
+    for rows in _batches(Decision.objects.order_by("pk")):
+        yield from _still_there(_decision_problems(rows))
+    recorded = AuditEvent.objects.filter(
+        Exists(Run.objects.filter(pk=OuterRef("run_id"))),
+        kind__in=[EventKind.STEP_COMPLETED, EventKind.DECISION_RECORDED],
+    )
+    for rows in _batches(recorded.order_by("pk")):
+        yield from _still_there(_missing_rows(rows))
+
+
+def _checkpoint_problems(checkpoints: list[Row]) -> Iterator[Problem]:
+    seqs = {row.seq for row in checkpoints}
+    found = AuditEvent.objects.filter(run_id__in=_runs(checkpoints), seq__in=seqs)
+    events = {(event.run_id, event.seq): event for event in found}
+    for row in checkpoints:
+        event = events.get((row.run_id, row.seq))
+        if event is None or event.path != row.path:
+            yield Problem(row.run_id, row.seq, f"does not record the checkpoint of {row.path}")
+            continue
+        data = _data(event)
+        noted = data.get("output_digest", data.get("data_digest"))
+        if noted is not None and noted != digest(row.output):
+            yield Problem(row.run_id, row.seq, f"recorded another output of {row.path} than is stored")
+
+
+def _decision_problems(decisions: list[Row]) -> Iterator[Problem]:
+    found = AuditEvent.objects.filter(run_id__in=_runs(decisions), kind=EventKind.DECISION_RECORDED)
+    events = {(event.run_id, event.path, _data(event).get("generation")): event for event in found}
+    for row in decisions:
+        event = events.get((row.run_id, row.path, row.generation))
+        if event is None:
+            yield Problem(row.run_id, 0, f"is missing: the decision on {row.path} has no event")
+            continue
+        data = _data(event)
+        stored = {"outcome": row.outcome, "reason": row.reason, "data_digest": digest(row.data)}
+        if event.actor != row.actor or any(data.get(name, value) != value for name, value in stored.items()):
+            yield Problem(row.run_id, event.seq, f"recorded another decision on {row.path} than is stored")
+
+
+def _missing_rows(events: list[Row]) -> Iterator[Problem]:
+    runs = _runs(events)
+    decisions = set(Decision.objects.filter(run__in=runs).values_list("run_id", "path", "generation"))
+    checkpoints = set(Checkpoint.objects.filter(run__in=runs).values_list("run_id", "path"))
+    purged = AuditEvent.objects.filter(run_id__in=runs, kind=EventKind.RUN_PURGED)
+    former = dict(purged.values_list("run_id").annotate(Max("seq")))  # a reused id: the rows before went on purpose
+    for event in events:
+        if event.seq < former.get(event.run_id, 0):
+            continue
+        if event.kind == EventKind.STEP_COMPLETED and (event.run_id, event.path) not in checkpoints:
+            yield Problem(event.run_id, event.seq, f"records a checkpoint of {event.path} that is gone")
+        if event.kind == EventKind.DECISION_RECORDED:
+            key = (event.run_id, event.path, _data(event).get("generation"))
+            if key not in decisions:
+                yield Problem(event.run_id, event.seq, f"records a decision on {event.path} that is gone")
+
+
+def _still_there(problems: Iterator[Problem]) -> Iterator[Problem]:
+    """A run may be deleted while it is looked at; what is gone as a whole is no problem."""
+    for problem in problems:
+        if Run.objects.filter(pk=problem.run_id).exists():
+            yield problem
+
+
+def _data(event: Row) -> dict[str, Any]:
+    """An event's facts; a body that is no JSON is the chain's problem, not this one's."""
+    try:
+        body = json.loads(event.body)
+    except ValueError:
+        return {}
+    data = body.get("data") if isinstance(body, dict) else None
+    return data if isinstance(data, dict) else {}
+
+
+def _runs(rows: list[Row]) -> set[str]:
+    return {row.run_id for row in rows}
+
+
+def _batches(rows: QuerySet[Any]) -> Iterator[list[Row]]:
+    stream = rows.iterator(chunk_size=AT_ONCE)
+    while batch := list(islice(stream, AT_ONCE)):
+        yield batch
