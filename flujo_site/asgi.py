@@ -5,15 +5,13 @@ import os
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "flujo_site.settings")
 
 from channels.routing import ProtocolTypeRouter
+from django.conf import settings
 from django.core.asgi import get_asgi_application
 
 http = get_asgi_application()
 
-# Only now, with Django set up, can the sockets' modules read models and settings.
-from django.conf import settings
-from runs.live.routing import application as websocket
-
 from flujo_site.body_limit import BodyLimit
+from runs.live.routing import application as websocket
 
 # Room for the form's other fields beside the largest file.
 application = ProtocolTypeRouter(

@@ -26,13 +26,10 @@ class JsonLines(logging.Formatter):
 class PlainLines(logging.Formatter):
     """The same for people: the message's control characters escaped, the traceback as Python prints it."""
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the name is logging's
-        record.message = record.message.encode("unicode_escape").decode() if _controls(record.message) else record.message
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        if not record.message.isprintable():
+            record.message = record.message.encode("unicode_escape").decode()
         return super().formatMessage(record)
-
-
-def _controls(text: str) -> bool:
-    return any(not character.isprintable() for character in text)
 
 
 def logging_settings(*, level: str, plain: bool) -> dict[str, Any]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 from django.contrib.auth.forms import AuthenticationForm
+from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
 
-def locked_out(request: HttpRequest, _credentials: dict[str, Any] | None = None, *_: Any, **__: Any) -> HttpResponse:
-    """Answer 429 with the sign-in form; nothing tells whether the account exists."""
-    form = AuthenticationForm(request, data={"username": request.POST.get("username", ""), "password": "x"})
-    form.cleaned_data = {}
-    form._errors = form.error_class()  # type: ignore[attr-defined]  # validated here it would check the password
-    form.add_error(None, "Too many failed sign-ins. Wait 15 minutes, then try again.")
-    return render(request, "registration/login.html", {"form": form}, status=429)
+class _Refused(AuthenticationForm):
+    """Refuses without a look at the password, so that the answer tells nothing about it."""
+
+    def clean(self) -> NoReturn:
+        raise ValidationError("Too many failed sign-ins. Wait 15 minutes, then try again.")
+
+
+def locked_out(request: HttpRequest, *_: Any, **__: Any) -> HttpResponse:
+    """Answer 429 with the sign-in form; nothing says whether the account exists."""
+    return render(request, "registration/login.html", {"form": _Refused(request, data=request.POST)}, status=429)

@@ -34,7 +34,7 @@ class AuditOfStores:
                     self.broken.append(f"{label}: {error}")
 
     def check_databases(self, aliases: Iterable[str]) -> None:
-        """Verify all rows of the Django databases; raises, so that the test which broke a chain is the one that fails."""
+        """Verify all rows of the Django databases; raises, so that the test that broke a chain is the one to fail."""
         for alias in aliases:
             for history in _rows(alias):
                 self._verify(history)
@@ -59,6 +59,7 @@ class AuditOfStores:
 
 def _rows(alias: str) -> Iterable[list[Any]]:
     from django.db import connections
+
     from runs.models import AuditEvent
 
     connection = connections[alias]

@@ -9,7 +9,6 @@ import pytest
 
 from tests import services
 from tests.audit_of_stores import AuditOfStores
-from tests.runs import guards
 from tests.runs.guards import lift_for_flush
 
 LEFT_OUT = pytest.StashKey[dict[str, int]]()

@@ -45,7 +45,7 @@ class Missing(Exception):
 
     def __init__(self, what: str, package: str) -> None:
         super().__init__(f"{what} is missing (on Debian: apt install {package})")
-        self.what = what
+        self.what, self.package = what, package
 
 
 def postgres_bin() -> Path:
@@ -193,3 +193,18 @@ def _folder(name: str) -> Path:
     if owner:
         os.chown(folder, owner["user"], owner["group"])
     return folder
+
+
+def missing_packages() -> list[str]:
+    """The Debian packages of the programs that are not installed."""
+    packages = []
+    for program in (postgres_bin, redis_program, chromium_program):
+        try:
+            program()
+        except Missing as missing:
+            packages.append(missing.package)
+    return packages
+
+
+if __name__ == "__main__":
+    print(*missing_packages())

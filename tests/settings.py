@@ -16,9 +16,9 @@ _folder = Path(tempfile.mkdtemp(prefix="flujo-tests-"))
 atexit.register(shutil.rmtree, _folder, ignore_errors=True)
 os.environ["FLUJO_DATA"] = str(_folder)
 
-from flujo_site.databases import postgres  # noqa: E402  # after the environment is settled
-from flujo_site.settings import *  # noqa: E402, F403  # after the environment is settled; a settings module is its names
-from flujo_site.settings import DATABASES  # noqa: E402  # named, so that linters know it
+from flujo_site.databases import postgres
+from flujo_site.settings import *
+from flujo_site.settings import DATABASES
 
 # A file, since an in-memory database is shared by threads in a way no deployment is.
 DATABASES["default"]["TEST"] = {"NAME": _folder / "test.sqlite3"}
