@@ -148,7 +148,7 @@ def parse(text: str, *, file: str, limit: Decimal) -> InvoiceFile:
             raise UnreadableFile(f"{file} lacks {', '.join(missing)}. Its first line must name {', '.join(COLUMNS)}.")
         invoices = [_invoice(reader.line_num, row) for row in islice(reader, MOST_ROWS + 1)]
     except csv.Error as error:
-        raise UnreadableFile(f"{file}, line {reader.line_num}: {error}.") from error
+        raise UnreadableFile(f"{file}, line {reader.line_num + 1}: {error}.") from error
     if len(invoices) > MOST_ROWS:
         raise UnreadableFile(f"{file} has more than {MOST_ROWS:,} invoices. Split it.")
     if not invoices:

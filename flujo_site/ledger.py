@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from hashlib import sha256
 
-from django.db import close_old_connections, transaction
+from django.db import connection, transaction
 from django.db.models import Sum
 
 from flujo_site.invoices import Invoice
@@ -45,7 +45,8 @@ def post(chosen: Sequence[tuple[Invoice, Decimal]], *, run_id: str, key: str, in
             if count != len(entries):
                 raise LedgerConflict(f"{len(entries) - count} invoices of run {run_id} were posted by another step.")
     finally:
-        close_old_connections()  # steps run in threads of their own, whose connections nobody else closes
+        if not connection.in_atomic_block:  # a step's thread ends without closing its connection
+            connection.close()
     return Posting(posted_count=count, posted_total=total, held_back_count=invoice_count - count)
 
 
