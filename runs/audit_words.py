@@ -1,0 +1,65 @@
+"""The table from an audit event's kind to its words and icon, and from the keys of its data to labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flujo.status import EventKind
+
+
+@dataclass(frozen=True, slots=True)
+class EventWords:
+    """How an event reads, and the heroicon beside it."""
+
+    words: str
+    icon: str
+
+
+RUN_EVENTS: dict[str, EventWords] = {
+    EventKind.RUN_STARTED: EventWords("Run started", "play"),
+    EventKind.RUN_IMPORTED: EventWords("Run imported", "arrow-down-tray"),
+    EventKind.RUN_CLAIMED: EventWords("Run claimed by a worker", "cpu-chip"),
+    EventKind.RUN_RELEASED: EventWords("Run released by its worker", "arrow-uturn-left"),
+    EventKind.RUN_DESCRIBED: EventWords("Run described", "tag"),
+    EventKind.RUN_COMPLETED: EventWords("Run completed", "check-circle"),
+    EventKind.RUN_FAILED: EventWords("Run failed", "x-circle"),
+    EventKind.RUN_RETRIED: EventWords("Run retried", "arrow-path"),
+    EventKind.RUN_CANCEL_REQUESTED: EventWords("Cancellation requested", "no-symbol"),
+    EventKind.RUN_CANCELLED: EventWords("Run cancelled", "no-symbol"),
+    EventKind.RUN_REJECTED: EventWords("Run rejected", "hand-raised"),
+    EventKind.RUN_PURGED: EventWords("Run deleted", "trash"),
+    EventKind.LEASE_LOST: EventWords("Lease lost", "link-slash"),
+    EventKind.STEP_COMPLETED: EventWords("Step completed", "check"),
+    EventKind.STEP_FAILED: EventWords("Step failed", "exclamation-triangle"),
+    EventKind.HUMAN_TASK_RAISED: EventWords("Person asked", "hand-raised"),
+    EventKind.HUMAN_TASK_CLOSED: EventWords("Request closed", "minus-circle"),
+    EventKind.DECISION_RECORDED: EventWords("Decision recorded", "check-badge"),
+}
+
+SITE_EVENTS: dict[str, EventWords] = {
+    "decision.refused": EventWords("Decision refused", "shield-exclamation"),
+    "action.refused": EventWords("Action refused", "shield-exclamation"),
+    "user.signed_in": EventWords("Signed in", "arrow-right-end-on-rectangle"),
+    "user.signed_out": EventWords("Signed out", "arrow-left-start-on-rectangle"),
+    "user.sign_in_failed": EventWords("Sign-in failed", "lock-closed"),
+    "audit.exported": EventWords("Audit exported", "arrow-down-tray"),
+    "permission.changed": EventWords("Permission changed", "key"),
+}
+
+FACTS: dict[str, str] = {
+    "user_agent": "browser",
+    "request_id": "request",
+    "fence": "fencing token",
+    "will_retry": "will be retried",
+    "error_type": "error",
+}
+
+
+def event_words(kind: str) -> EventWords:
+    """The words of a kind; one that this version doesn't know is shown as it is stored."""
+    return RUN_EVENTS.get(kind) or SITE_EVENTS.get(kind) or EventWords(kind, "document-text")
+
+
+def fact_label(key: str) -> str:
+    """The label of one fact of an event."""
+    return FACTS.get(key, key.replace("_", " "))
