@@ -44,7 +44,7 @@ def test_export_collects_every_row_about_the_subject() -> None:
 
 
 def test_export_of_an_unknown_person_says_so() -> None:
-    with pytest.raises(UnknownSubject, match="nobody@example.org"):
+    with pytest.raises(UnknownSubject, match=r"nobody@example\.org"):
         export.collect("nobody@example.org")
 
 

@@ -1,0 +1,184 @@
+"""The demo's three pipelines: invoice intake, release checklist, data export request."""
+
+from decimal import Decimal
+
+from flujo import PipelineContext, Step, StepContext, step
+from pydantic import Field
+from runs.registry import registry
+from runs.uploads import UploadedFile
+
+from flujo_site import checkout, export, invoice_checks, invoices, ledger, release, result_file
+from flujo_site.export import Collected, PrivacyReview, Redacted
+from flujo_site.invoices import Findings, InvoiceFile, InvoiceReview, Money, SampleFile, ValidatedFile
+from flujo_site.ledger import Posting
+from flujo_site.record import Record
+from flujo_site.release import Draft, Facts
+from flujo_site.result_file import ResultFile
+
+# Invoice intake
+
+
+class IntakeRequest(Record):
+    """Which invoices to take in."""
+
+    sample: SampleFile = Field(
+        default=SampleFile.THIRD_QUARTER, title="Sample file", description="Read when you upload none of your own."
+    )
+    upload: UploadedFile | None = Field(
+        default=None, title="Your own CSV file", description=f"With the columns {', '.join(invoices.COLUMNS)}."
+    )
+    limit: Money = Field(
+        default=Decimal("10000.00"), gt=0, title="Limit (EUR)", description="A person is asked about larger invoices."
+    )
+
+
+class IntakeContext(PipelineContext):
+    """What is known about an intake so far."""
+
+    file: str = ""
+    invoice_count: int = 0
+    problem_count: int = 0
+    posted_total: Decimal = Decimal()
+
+
+@step
+def parse(request: IntakeRequest, context: IntakeContext, ctx: StepContext) -> InvoiceFile:
+    """Read the CSV file."""
+    file = request.upload.name if request.upload else request.sample.value
+    with request.upload.open() if request.upload else (invoices.DEMO_DATA / file).open("rb") as opened:
+        text = invoices.decode(opened.read(), file=file)
+    parsed = invoices.parse(text, file=file, limit=request.limit)
+    context.file, context.invoice_count = file, len(parsed.invoices)
+    ctx.describe(title=f"{len(parsed.invoices)} invoices from {file[:100]}")
+    return parsed
+
+
+@step
+def validate(file: InvoiceFile) -> ValidatedFile:
+    """Check every row by itself."""
+    return ValidatedFile(**dict(file), problems=invoice_checks.validate(file))
+
+
+@step
+def find_problems(file: ValidatedFile, context: IntakeContext) -> Findings:
+    """Find duplicates, wrong totals and invoices above the limit."""
+    findings = invoices.summarise(file, [*file.problems, *invoice_checks.compare(file)])
+    context.problem_count = len(findings.problems)
+    return findings
+
+
+review = Step.human_in_the_loop(
+    "review",
+    message_for_user=invoices.question,
+    input_schema=InvoiceReview,
+    candidates=["group:finance"],
+    when=lambda findings: bool(findings.problems),
+)
+
+
+@step(retries=3)
+def post(answer: InvoiceReview | Findings, context: IntakeContext, ctx: StepContext) -> Posting:
+    """Post the accepted invoices to the ledger."""
+    decided = answer if isinstance(answer, InvoiceReview) else None
+    file = ctx.output_of("parse")
+    chosen = invoice_checks.choose(file, ctx.output_of("find_problems"), decided)
+    posting = ledger.post(chosen, run_id=ctx.run_id, key=ctx.idempotency_key, invoice_count=len(file.invoices))
+    context.posted_total = posting.posted_total
+    return posting
+
+
+registry.register(
+    parse >> validate >> find_problems >> review >> post,
+    name="invoice-intake",
+    version="1.0.0",
+    description="Reads a CSV file of invoices, asks about what is wrong with them, posts the rest to the ledger.",
+)
+
+
+# Release checklist
+
+
+class ReleaseRequest(Record):
+    """What is to be released."""
+
+    repository: str = Field(
+        default=".", max_length=400, title="Repository", description="Folder of a git checkout; a dot is this project."
+    )
+    version: str = Field(
+        pattern=r"^\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$", max_length=64, title="Version", description="Such as 1.4.0."
+    )
+
+
+@step
+def inspect(request: ReleaseRequest, ctx: StepContext) -> Facts:
+    """Look at the git checkout."""
+    folder = checkout.find(request.repository)
+    ctx.describe(title=f"Release {request.version} of {folder.name[:100]}", tags=["release"])
+    return release.inspect(folder, request.version)
+
+
+@step
+def draft_notes(facts: Facts) -> Draft:
+    """Go through the checklist and draft the notes from the commits."""
+    return release.draft(facts, release.check(facts))
+
+
+go = Step.human_in_the_loop("go", message_for_user=release.question, input_schema=bool)
+
+
+@step
+def record_release(approved: bool, ctx: StepContext) -> ResultFile:
+    """Write the notes and the checklist to a file."""
+    return result_file.write(f"releases/{ctx.run_id}.md", release.record(ctx.output_of("draft_notes")))
+
+
+registry.register(
+    inspect >> draft_notes >> go >> record_release,
+    name="release-checklist",
+    version="1.0.0",
+    description="Inspects a git checkout, drafts the release notes, asks for a go, records both.",
+)
+
+
+# Data export request
+
+
+class ExportRequest(Record):
+    """Whose data is asked for."""
+
+    email: str = Field(
+        pattern=r"^[^@\s]+@[^@\s]+$", max_length=200, title="E-mail address", description="As the customer gave it."
+    )
+
+
+@step
+def collect(request: ExportRequest, ctx: StepContext) -> Collected:
+    """Collect every row about the person."""
+    collected = export.collect(request.email)
+    ctx.describe(title=f"Data of customer {collected.subject}", tags=["privacy"])
+    return collected
+
+
+@step
+def redact(collected: Collected) -> Redacted:
+    """Take out internal columns and other people."""
+    return export.redact(collected)
+
+
+privacy_review = Step.human_in_the_loop("privacy_review", message_for_user=export.question, input_schema=PrivacyReview)
+hand_over = Step.human_in_the_loop("hand_over", message_for_user=export.release_question, input_schema=bool)
+
+
+@step
+def write_export(approved: bool, ctx: StepContext) -> ResultFile:
+    """Write the export file."""
+    text = export.contents(ctx.output_of("redact"), ctx.output_of("privacy_review"))
+    return result_file.write(f"exports/{ctx.run_id}.json", text)
+
+
+registry.register(
+    collect >> redact >> privacy_review >> hand_over >> write_export,
+    name="data-export-request",
+    version="1.0.0",
+    description="Collects what is stored about a person, redacts it, asks two people, writes the export file.",
+)

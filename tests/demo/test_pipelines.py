@@ -1,0 +1,179 @@
+"""The three pipelines, from their input to what they leave behind, on the in-memory and the Django store."""
+
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.files.base import ContentFile
+from flujo import Flujo, PipelineResult, Reject, StateBackend
+from flujo.errors import InvalidAnswer, InvalidInput
+from flujo.state.backends.memory import InMemoryBackend
+from flujo.status import Outcome, RunStatus
+from pytest_django import Settings
+from runs.registry import registry
+from runs.state_backend import DjangoBackend
+from runs.uploads import store_upload
+
+from flujo_site.invoices import DEMO_DATA
+from flujo_site.models import LedgerEntry
+from tests.demo.test_export import busiest
+from tests.demo.test_release import commit, git
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+REVIEW = {"approved_total": "1000000.00", "note": "checked with the suppliers"}
+
+
+@pytest.fixture(params=[InMemoryBackend, DjangoBackend])
+def backend(request: pytest.FixtureRequest) -> StateBackend:
+    made: StateBackend = request.param()
+    return made
+
+
+@pytest.fixture(autouse=True)
+def data_folder(tmp_path: Path, settings: Settings) -> Path:
+    settings.FLUJO_DATA_DIR = tmp_path / "data"
+    settings.FLUJO_DATA_DIR.mkdir()
+    return tmp_path / "data"
+
+
+def runner(name: str, backend: StateBackend) -> Flujo:
+    return Flujo(registry=registry, pipeline_name=name, state_backend=backend)
+
+
+async def intake(backend: StateBackend, **given: Any) -> PipelineResult:
+    return await runner("invoice-intake", backend).run_async(given)
+
+
+def titles(result: PipelineResult) -> list[str]:
+    return [step.name for step in result.step_history]
+
+
+async def test_invoice_intake_asks_nobody_about_a_clean_file_and_posts_all_of_it(backend: StateBackend) -> None:
+    result = await intake(backend, sample="invoices-clean.csv")
+    assert result.status is RunStatus.COMPLETED
+    assert result.output.posted_count == await LedgerEntry.objects.acount() == 180
+    assert result.final_pipeline_context.posted_total == result.output.posted_total == Decimal("273630.91")
+
+
+async def test_invoice_intake_asks_about_a_clean_file_when_the_limit_is_lower(backend: StateBackend) -> None:
+    result = await intake(backend, sample="invoices-clean.csv", limit="4000")
+    assert result.status is RunStatus.PAUSED
+    assert "over limit" in result.pause.message
+
+
+async def test_invoice_intake_pauses_with_a_form_for_finance(backend: StateBackend) -> None:
+    result = await intake(backend)
+    assert (result.status, result.pause.path) == (RunStatus.PAUSED, "review")
+    assert result.pause.candidates == ["group:finance"]
+    assert result.pause.message.startswith("37 of 325 invoices in invoices-2026-q3.csv need a decision")
+    assert result.pause.schema["required"] == ["approved_total", "note"]
+    assert not await LedgerEntry.objects.aexists()
+
+
+async def test_invoice_intake_posts_what_the_review_lets_through(backend: StateBackend) -> None:
+    paused = await intake(backend)
+    result = await runner("invoice-intake", backend).resume_async(paused, REVIEW | {"over_limit": "post"})
+    assert result.status is RunStatus.COMPLETED
+    stored = {number async for number in LedgerEntry.objects.values_list("invoice_number", flat=True)}
+    assert "OL-2026-1090" in stored  # above the limit
+    assert "ID-2026-1000" not in stored  # its total is wrong
+    assert ("PN-2026-1032" in stored, "pn/2026/1032" in stored) == (True, False)  # the same invoice twice
+    assert result.output.posted_count + result.output.held_back_count == 325
+
+
+async def test_invoice_intake_refuses_a_wrong_answer_and_stays_paused(backend: StateBackend) -> None:
+    paused = await intake(backend)
+    for wrong in ({"approved_total": "-1", "note": "why"}, {"approved_total": "1.005", "note": "why"}, {"note": "why"}):
+        with pytest.raises(InvalidAnswer, match="approved_total"):
+            await runner("invoice-intake", backend).resume_async(paused, wrong)
+    again = await runner("invoice-intake", backend).resume_async(paused, REVIEW)
+    assert again.status is RunStatus.COMPLETED
+
+
+async def test_invoice_intake_rejected_posts_nothing(backend: StateBackend) -> None:
+    result = await runner("invoice-intake", backend).resume_async(await intake(backend), Reject("ask them again"))
+    assert (result.status, result.outcome) == (RunStatus.CANCELLED, Outcome.REJECTED)
+    assert not await LedgerEntry.objects.aexists()
+
+
+async def test_invoice_intake_reads_an_upload(backend: StateBackend) -> None:
+    from asgiref.sync import sync_to_async
+
+    lines = (DEMO_DATA / "invoices-clean.csv").read_bytes().splitlines(keepends=True)[:11]
+    upload = await sync_to_async(store_upload)(ContentFile(b"".join(lines), name="mine.csv"), None)
+    result = await intake(backend, upload=upload.model_dump())
+    assert result.final_pipeline_context.file == "mine.csv"
+    assert result.output.posted_count == 10
+
+
+@pytest.mark.parametrize("wrong", [{"sample": "../../etc/passwd"}, {"limit": "0"}, {"limit": "many"}, {"surplus": 1}])
+async def test_invoice_intake_refuses_a_wrong_input(wrong: dict[str, str], backend: StateBackend) -> None:
+    with pytest.raises(InvalidInput):
+        await intake(backend, **wrong)
+
+
+@pytest.fixture
+def repository(tmp_path: Path, settings: Settings) -> Path:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    git(folder, "init", "--quiet")
+    commit(folder, "Start the shop")
+    settings.FLUJO_REPOSITORIES = [folder]
+    return folder
+
+
+async def test_release_checklist_records_the_notes_after_the_go(
+    backend: StateBackend, repository: Path, data_folder: Path
+) -> None:
+    checklist = runner("release-checklist", backend)
+    paused = await checklist.run_async({"version": "1.0.0"}, run_id="r1")
+    assert paused.pause.message.startswith("Release 1.0.0 of shop at ")
+    result = await checklist.resume_async(paused, True)
+    assert (data_folder / result.output.path).read_text().startswith("# 1.0.0\n\nThe first release.")
+    assert result.output.path == "releases/r1.md"
+
+
+async def test_release_checklist_without_a_go_records_nothing(
+    backend: StateBackend, repository: Path, data_folder: Path
+) -> None:
+    checklist = runner("release-checklist", backend)
+    result = await checklist.resume_async(await checklist.run_async({"version": "1.0.0"}), False)
+    assert (result.status, result.outcome) == (RunStatus.CANCELLED, Outcome.REJECTED)
+    assert not (data_folder / "releases").exists()
+
+
+@pytest.mark.parametrize(("path", "says"), [("/etc", "is not inside"), ("nowhere", "is not a folder")])
+async def test_release_checklist_of_a_forbidden_folder_fails_saying_why(
+    backend: StateBackend, repository: Path, path: str, says: str
+) -> None:
+    result = await runner("release-checklist", backend).run_async({"version": "1.0.0", "repository": path})
+    assert result.status is RunStatus.FAILED
+    assert says in str(result.step_history[0].error)
+
+
+async def test_data_export_asks_two_people_and_writes_the_file(backend: StateBackend, data_folder: Path) -> None:
+    export = runner("data-export-request", backend)
+    first = await export.run_async({"email": busiest()["email"]}, run_id="x1")
+    assert first.pause.path == "privacy_review"
+    answer = {
+        "lawful_basis": "right of access (Art. 15)",
+        "identity_check": "saw an identity document",
+        "answer_by": "2026-08-01",
+        "withhold": ["messages"],
+    }
+    second = await export.resume_async(first, answer)
+    assert (second.pause.path, second.pause.kind) == ("hand_over", "bool")
+    assert "without messages" in second.pause.message
+    assert not (data_folder / "exports").exists()
+    result = await export.resume_async(second, True)
+    file = json.loads((data_folder / result.output.path).read_text())
+    assert set(file["data"]) == {"customers", "orders"}
+
+
+async def test_data_export_of_an_unknown_person_fails_saying_so(backend: StateBackend) -> None:
+    result = await runner("data-export-request", backend).run_async({"email": "nobody@example.org"})
+    assert result.status is RunStatus.FAILED
+    assert "UnknownSubject: No customer has the e-mail address" in str(result.step_history[0].error)
