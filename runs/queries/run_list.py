@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from django.contrib.auth.models import User
 from django.core.signing import dumps
 from django.db.models import QuerySet
 from django.utils import timezone
@@ -22,7 +21,7 @@ from runs.queries.bounded_counts import bounded_counts, count_words
 
 NEW_BOUND = 100
 _BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
-_TABS = {
+TABS = {
     RunStatus.PAUSED: "Waiting",
     RunStatus.RUNNING: "Running",
     RunStatus.QUEUED: "Queued",
@@ -83,13 +82,13 @@ class RunList:
     rev: str = field(default="")
 
 
-def page(user: User, asked: RunFilter) -> RunList:
+def page(user: access.User, asked: RunFilter) -> RunList:
     """The page of runs that `asked` names, as far as `user` may see them."""
     visible = access.visible_to(user)
     shown = keyset.window(asked.apply(visible), asked.cursor)
     tabs, total = _tabs(visible, asked)
     at_newest = asked.cursor is None or not shown.newer
-    listed = _rows(shown.rows)
+    listed = rows_of(shown.rows)
     return RunList(
         rows=listed,
         tabs=tabs,
@@ -103,7 +102,7 @@ def page(user: User, asked: RunFilter) -> RunList:
     )
 
 
-def refresh(user: User, asked: RunFilter, ids: Sequence[str], since: keyset.Cursor | None) -> RunList:
+def refresh(user: access.User, asked: RunFilter, ids: Sequence[str], since: keyset.Cursor | None) -> RunList:
     """The same rows in the same order as they are now, and how many new ones match; rows deleted meanwhile go."""
     visible = access.visible_to(user)
     found = visible.in_bulk(list(ids)[: keyset.SIZE])
@@ -111,7 +110,7 @@ def refresh(user: User, asked: RunFilter, ids: Sequence[str], since: keyset.Curs
     new = 0
     if since is not None:
         new = asked.apply(visible).filter(keyset.newer_than(since))[: NEW_BOUND + 1].count()
-    listed = _rows([found[run_id] for run_id in ids if run_id in found])
+    listed = rows_of([found[run_id] for run_id in ids if run_id in found])
     return RunList(
         rows=listed,
         tabs=tabs,
@@ -136,17 +135,18 @@ def _since(rows: list[Run]) -> str:
 
 def _tabs(visible: QuerySet[Run], asked: RunFilter) -> tuple[list[Tab], int]:
     matching = asked.apply(visible, any_status=True)
-    counts = bounded_counts({str(status): matching.filter(status=status) for status in _TABS})
+    counts = bounded_counts({str(status): matching.filter(status=status) for status in TABS})
     chosen = asked.values["status"]
     tabs = [
         Tab(label, count_words(counts[str(status)]), asked.url(status=str(status)), chosen == status)
-        for status, label in _TABS.items()
+        for status, label in TABS.items()
     ]
     total = sum(counts.values())
     return [Tab("All", count_words(total), asked.url(status=""), not chosen), *tabs], total
 
 
-def _rows(found: list[Run]) -> list[RunRow]:
+def rows_of(found: list[Run]) -> list[RunRow]:
+    """The runs as rows, in their order, in one query."""
     now = timezone.now()
     paused = [run.run_id for run in found if run.status == RunStatus.PAUSED]
     tasks = {task.run_id: task for task in HumanTask.objects.filter(run__in=paused, status=TaskStatus.OPEN)}

@@ -1,0 +1,36 @@
+"""A stored value as a page shows it: as a tree, cut short when it is large, or withheld."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+LARGE = 256 * 1024
+"""Characters of JSON above which a value is not drawn as a tree: the page would take seconds to lay out."""
+CUT = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """`kind` is `tree`, `large`, `hidden` or `absent`; `value` is set for a tree, `beginning` for a large one."""
+
+    kind: str
+    value: Any = None
+    beginning: str = ""
+    size: int = 0
+
+
+HIDDEN = Payload("hidden")
+ABSENT = Payload("absent")
+
+
+def payload(text: str | None, *, shown: bool) -> Payload:
+    """The payload of a canonical JSON text; `shown` says whether the reader may see values."""
+    if text is None:
+        return ABSENT
+    if not shown:
+        return HIDDEN
+    if len(text) > LARGE:
+        return Payload("large", beginning=text[:CUT], size=len(text))
+    return Payload("tree", value=json.loads(text), size=len(text))

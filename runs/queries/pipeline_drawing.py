@@ -1,0 +1,123 @@
+"""A pipeline's steps as a drawing: boxes and lines with their places, ready for an SVG's attributes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flujo.human import HumanStep
+from flujo.node import Node
+from flujo.pipeline import Pipeline
+
+BOX_WIDTH, BOX_HEIGHT, GAP = 210, 46, 30
+MARGIN, BRANCH_GAP, DOT = 10, 62, 5
+LONGEST_LABEL = 26
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """One step; `label` is cut to fit, `name` is whole."""
+
+    x: int
+    y: int
+    name: str
+    label: str
+    note: str
+    is_human: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A connection; `x` and `y` place its `label`."""
+
+    d: str
+    label: str = ""
+    x: int = 0
+    y: int = 0
+
+
+@dataclass(slots=True)
+class Drawing:
+    """A drawing of `width` by `height` units; `sentence` says the same in words."""
+
+    width: int = 0
+    height: int = 0
+    start: tuple[int, int] = (0, 0)
+    ends: list[tuple[int, int, str]] = field(default_factory=list)
+    boxes: list[Box] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
+    sentence: str = ""
+
+
+def draw(pipeline: Pipeline) -> Drawing:
+    """The drawing of `pipeline`, top to bottom; what a rejection leads to stands to the right."""
+    drawing = Drawing(start=(MARGIN + BOX_WIDTH // 2, MARGIN + DOT))
+    bottom = _column(drawing, pipeline.nodes, MARGIN, MARGIN + 2 * DOT + GAP)
+    middle = MARGIN + BOX_WIDTH // 2
+    drawing.ends.append((middle, bottom + DOT, "completed"))
+    drawing.height = max([bottom + 2 * DOT, *(y + DOT for _, y, _ in drawing.ends)]) + MARGIN
+    furthest = [box.x + BOX_WIDTH for box in drawing.boxes] + [x + 56 for x, _, word in drawing.ends if word == "stops"]
+    drawing.width = max(furthest) + MARGIN
+    drawing.sentence = sentence(pipeline)
+    return drawing
+
+
+def _column(drawing: Drawing, nodes: tuple[Node, ...], x: int, y: int) -> int:
+    """Draw `nodes` below each other, and return where the line out of the last one ends."""
+    middle = x + BOX_WIDTH // 2
+    drawing.lines.append(Line(f"M{middle} {y - GAP}V{y}"))
+    for node in nodes:
+        drawing.boxes.append(_box(node, x, y))
+        below = y + BOX_HEIGHT
+        if isinstance(node, HumanStep):
+            below = max(below, _rejection(drawing, node, x, y))
+            label = "answered" if node.kind_of_answer != "bool" else "approved"
+            drawing.lines.append(Line(f"M{middle} {y + BOX_HEIGHT}V{below + GAP}", label, middle + 8, below + GAP - 10))
+        else:
+            drawing.lines.append(Line(f"M{middle} {below}V{below + GAP}"))
+        y = below + GAP
+    return y
+
+
+def _rejection(drawing: Drawing, node: HumanStep, x: int, y: int) -> int:
+    """Draw what a rejection does, and return the lowest line it takes."""
+    right, level = x + BOX_WIDTH, y + BOX_HEIGHT // 2
+    if node.on_reject is None:
+        drawing.lines.append(Line(f"M{right} {level}H{right + BRANCH_GAP}", "rejected", right + 8, level - 6))
+        drawing.ends.append((right + BRANCH_GAP + DOT, level, "stops"))
+        return y + BOX_HEIGHT
+    left = right + BRANCH_GAP
+    drawing.lines.append(Line(f"M{right} {level}H{left}", "rejected", right + 8, level - 6))
+    below = y
+    middle = left + BOX_WIDTH // 2
+    for inner in node.on_reject.nodes:
+        drawing.boxes.append(_box(inner, left, below))
+        drawing.lines.append(Line(f"M{middle} {below + BOX_HEIGHT}V{below + BOX_HEIGHT + GAP}"))
+        below += BOX_HEIGHT + GAP
+    drawing.ends.append((middle, below + DOT, "rejected"))
+    return below + 2 * DOT
+
+
+def _box(node: Node, x: int, y: int) -> Box:
+    note = asks(node) if isinstance(node, HumanStep) else "step"
+    label = node.name if len(node.name) <= LONGEST_LABEL else node.name[: LONGEST_LABEL - 1] + "…"
+    note = note if len(note) <= LONGEST_LABEL + 6 else note[: LONGEST_LABEL + 5] + "…"
+    return Box(x, y, node.name, label, note, isinstance(node, HumanStep))
+
+
+def asks(node: HumanStep) -> str:
+    """Whom a human task asks."""
+    if node.candidates is None:
+        return "asks anyone who may decide"
+    return "asks " + ", ".join(name.replace("group:", "group ") for name in node.candidates)
+
+
+def sentence(pipeline: Pipeline) -> str:
+    """The drawing in words."""
+    said = []
+    for number, node in enumerate(pipeline.nodes, start=1):
+        part = f"{number}. {node.name}"
+        if isinstance(node, HumanStep):
+            then = "the run stops" if node.on_reject is None else f"go to {sentence(node.on_reject)}"
+            part += f", {asks(node)}; if rejected, {then}"
+        said.append(part)
+    return "; ".join(said)

@@ -1,0 +1,65 @@
+"""What a confirmation page says before a run is cancelled or retried: the consequences, or why it can't be done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flujo.status import ACTIVE, RunStatus, TaskStatus
+
+from runs import access
+from runs.models import HumanTask, Run
+from runs.queries.run_header import RunHeader, header, not_granted
+
+
+@dataclass(frozen=True, slots=True)
+class ActionPage:
+    """`consequences` are sentences; with `why_not` there is nothing to confirm."""
+
+    header: RunHeader
+    consequences: list[str]
+    why_not: str
+
+
+def cancelling(user: access.User, run: Run) -> ActionPage:
+    """What cancelling `run` does."""
+    if run.status not in ACTIVE:
+        why_not = f"The run is {run.status} already: there is nothing to cancel."
+    elif not access.may(user, "cancel", run.pipeline):
+        why_not = not_granted("cancel", run)
+    else:
+        why_not = "Cancelling is under way: the run stops after its current step." if run.cancel_requested else ""
+    return ActionPage(header(user, run), _on_cancel(run), why_not)
+
+
+def _on_cancel(run: Run) -> list[str]:
+    said = ["Cancelling is final. To do the work after all, start a new run."]
+    if run.status == RunStatus.RUNNING:
+        said.insert(0, f"The worker is asked to stop; the step {run.step_name} is not interrupted and is still saved.")
+    else:
+        said.insert(0, "The run ends at once." + (f" Step {run.step_name} is not done." if run.step_name else ""))
+    open_tasks = HumanTask.objects.filter(run=run, status=TaskStatus.OPEN).values_list("name", flat=True)
+    said += [f"The open request {name} is closed; nobody can answer it any more." for name in open_tasks]
+    saved = (
+        f"The {run.step_index} saved steps stay readable" if run.step_index != 1 else "The saved step stays readable"
+    )
+    return [*said, f"{saved}; what they did outside this site is not undone."]
+
+
+def retrying(user: access.User, run: Run) -> ActionPage:
+    """What retrying `run` does."""
+    if run.status != RunStatus.FAILED:
+        why_not = f"The run is {run.status}: only a failed run can be retried."
+    else:
+        why_not = "" if access.may(user, "retry", run.pipeline) else not_granted("retry", run)
+    said = [
+        f"Step {run.step_name} is tried again, with all its retries and the same idempotency key.",
+        _kept(run.step_index),
+        "The run is queued at once; a worker takes it up.",
+    ]
+    return ActionPage(header(user, run), said, why_not)
+
+
+def _kept(count: int) -> str:
+    if not count:
+        return "No step was saved yet, so the run starts from its first step."
+    return f"The {count} saved step{'' if count == 1 else 's'} before it do{'es' if count == 1 else ''} not run again."

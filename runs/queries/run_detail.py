@@ -1,0 +1,156 @@
+"""The run's own page: header, where it will resume, steps, failure, result."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from flujo.lease import parse_holder
+from flujo.status import EventKind, RunStatus, TaskStatus, Wait
+
+from runs import access
+from runs.models import Attempt, AuditEvent, Checkpoint, HumanTask, Run, RunInput
+from runs.queries.payload import ABSENT, Payload, payload
+from runs.queries.run_header import RunHeader, header
+from runs.queries.run_list import candidates
+from runs.queries.run_steps import Steps, steps
+
+_WHY = [EventKind.RUN_CANCELLED, EventKind.RUN_CANCEL_REQUESTED, EventKind.RUN_REJECTED]
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeCard:
+    """Where the run stands; `template` draws it. `saved_name` is the last saved step, `next_name` the next one."""
+
+    template: str
+    saved_index: int
+    saved_name: str
+    next_number: int
+    next_name: str
+    holder: str
+    task: HumanTask | None
+    asked: list[str]
+    ended_by: str
+    ended_why: str
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorCard:
+    """Why a run failed."""
+
+    type: str
+    message: str
+    path: str
+    number: int
+    frame: str
+    line: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunPage:
+    """All that the page shows."""
+
+    header: RunHeader
+    resume: ResumeCard
+    steps: Steps
+    error: ErrorCard | None
+    result: Payload
+
+
+def page(user: access.User, run: Run) -> RunPage:
+    """The page of `run` for `user`, who may see it."""
+    head = header(user, run)
+    shape = shape_of(run)
+    listed = steps(run, shape, now=head.now, stalled=head.stalled, shows_values=head.shows_values)
+    return RunPage(
+        header=head,
+        resume=_resume(run, shape, stalled=head.stalled),
+        steps=listed,
+        error=_error(run, listed.failed),
+        result=_result(run, shape, shown=head.shows_values),
+    )
+
+
+def shape_of(run: Run) -> list[dict[str, Any]]:
+    """The top-level steps of the pipeline that started the run, as it was then."""
+    text = RunInput.objects.filter(run=run).values_list("shape", flat=True).first()
+    shape: list[dict[str, Any]] = json.loads(text or "[]")
+    return shape
+
+
+def _resume(run: Run, shape: list[dict[str, Any]], *, stalled: bool) -> ResumeCard:
+    names = [node["name"] for node in shape]
+    task = HumanTask.objects.filter(run=run, status=TaskStatus.OPEN).defer("evidence", "schema").last()
+    ended = AuditEvent.objects.filter(run_id=run.pk, kind__in=_WHY).order_by("seq").values_list("actor", "at", "body")
+    actor, at, body = _first_with_a_person(list(ended))
+    return ResumeCard(
+        template=f"run/resume/{_template(run, stalled=stalled)}.html",
+        saved_index=run.step_index,
+        saved_name=names[run.step_index - 1] if 0 < run.step_index <= len(names) else "",
+        next_number=run.step_index + 1,
+        next_name=run.step_name,
+        holder=str(parse_holder(run.holder) or "a worker"),
+        task=task,
+        asked=candidates(task) if task else [],
+        ended_by=actor,
+        ended_why=json.loads(body)["data"].get("reason", ""),
+        ended_at=at,
+    )
+
+
+def _template(run: Run, *, stalled: bool) -> str:
+    if stalled:
+        return "stalled"
+    if run.status == RunStatus.PAUSED and run.wait != Wait.HUMAN_TASK:
+        return "waiting"
+    return run.status
+
+
+def _first_with_a_person(events: list[tuple[str, datetime, str]]) -> tuple[str, datetime | None, str]:
+    """The request that a person made; the engine's own event that followed it names nobody."""
+    named = [event for event in events if event[0]]
+    return (named or events)[-1] if events else ("", None, '{"data":{}}')
+
+
+def _result(run: Run, shape: list[dict[str, Any]], *, shown: bool) -> Payload:
+    """The output of the last step of a completed run."""
+    if run.status != RunStatus.COMPLETED or not shape:
+        return ABSENT
+    outputs = Checkpoint.objects.filter(run=run, path=shape[-1]["name"]).values_list("output", flat=True)
+    return payload(outputs.first(), shown=shown)
+
+
+def _error(run: Run, failed: Attempt | None) -> ErrorCard | None:
+    if run.status != RunStatus.FAILED:
+        return None
+    traceback = failed.traceback if failed else ""
+    frame, line = last_own_frame(traceback)
+    return ErrorCard(
+        type=run.error_type,
+        message=run.error_message,
+        path=failed.path if failed else run.step_name,
+        number=failed.number if failed else 0,
+        frame=frame,
+        line=line,
+        traceback=traceback,
+    )
+
+
+def last_own_frame(traceback: str) -> tuple[str, str]:
+    """The innermost frame of a traceback that is not library code, and its line of source; else the innermost one."""
+    lines = traceback.splitlines()
+    frames = [
+        (line.strip(), lines[index + 1].strip() if index + 1 < len(lines) else "")
+        for index, line in enumerate(lines)
+        if line.startswith('  File "')
+    ]
+    own = [frame for frame in frames if not _is_library(frame[0])]
+    return (own or frames)[-1] if frames else ("", "")
+
+
+def _is_library(frame: str) -> bool:
+    return any(part in frame for part in ("/site-packages/", "/lib/python", "/flujo/", "<frozen "))

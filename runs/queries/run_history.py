@@ -1,0 +1,83 @@
+"""The history of a run: its audit events as sentences' parts, newest last, a window at a time."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from runs import access
+from runs.models import AuditEvent, Run
+from runs.queries.run_header import RunHeader, header
+
+SIZE = 200
+_ALWAYS_SHOWN = {"reason", "channel", "attempt", "error_type", "outcome", "holder", "round", "generation"}
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """One audit event; `facts` are the short ones, `digests` what proves the stored values."""
+
+    seq: int
+    kind: str
+    verb: str
+    at: datetime
+    actor: str
+    path: str
+    fence: int
+    facts: list[tuple[str, str]]
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPage:
+    """A window of events; `after` and `before` are sequence numbers for the links around it."""
+
+    header: RunHeader
+    rows: list[EventRow]
+    before: int | None
+    newest: bool
+    problem: str = ""
+
+
+def page(user: access.User, run: Run, before: str) -> HistoryPage:
+    """The newest events of `run`, or those with a sequence number below `before`."""
+    head = header(user, run)
+    bad = bool(before) and not (before.isascii() and before.isdigit() and len(before) < 19)
+    events = AuditEvent.objects.filter(run_id=run.pk).order_by("-seq")
+    if before and not bad:
+        events = events.filter(seq__lt=int(before))
+    found = list(events[: SIZE + 1])
+    return HistoryPage(
+        header=head,
+        rows=[_row(event, shows_values=head.shows_values) for event in found[:SIZE]],
+        before=found[SIZE - 1].seq if len(found) > SIZE else None,
+        newest=not before or bad,
+        problem=f"“before” is the number of an event, not “{before}”. Shown are the newest events." if bad else "",
+    )
+
+
+def _row(event: AuditEvent, *, shows_values: bool) -> EventRow:
+    data: dict[str, Any] = json.loads(event.body).get("data", {})
+    facts = [
+        (name.replace("_", " "), _short(value))
+        for name, value in data.items()
+        if value not in (None, "", []) and (shows_values or name in _ALWAYS_SHOWN)
+    ]
+    return EventRow(
+        seq=event.seq,
+        kind=event.kind,
+        verb=event.kind.replace("_", " ").replace(".", " "),
+        at=event.at,
+        actor=event.actor,
+        path=event.path,
+        fence=event.fence,
+        facts=facts,
+        hash=event.hash,
+    )
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else text[:200] + "…"

@@ -1,0 +1,125 @@
+"""One step of a run: what went in, what came out, and each attempt at it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.http import Http404
+from flujo.errors import PipelineNotFound
+
+from runs import access
+from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run, RunInput
+from runs.queries.payload import Payload, payload
+from runs.queries.run_detail import last_own_frame, shape_of
+from runs.queries.run_header import RunHeader, header
+from runs.registry import registry
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """One try; `state` is a word of `display.STATE_BADGES`."""
+
+    number: int
+    state: str
+    started_at: datetime
+    seconds: float | None
+    error_type: str
+    error_message: str
+    frame: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One generation of the human task at this step, and the decision that closed it."""
+
+    task: HumanTask
+    decision: Decision | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepPage:
+    """All that the step's page shows; `earlier` and `later` are the neighbours' paths."""
+
+    header: RunHeader
+    path: str
+    number: int | None
+    count: int
+    description: str
+    is_human: bool
+    saved: Checkpoint | None
+    seconds: float | None
+    given: Payload
+    output: Payload
+    attempts: list[AttemptRow]
+    questions: list[Question]
+    earlier: str
+    later: str
+
+
+def page(user: access.User, run: Run, path: str) -> StepPage:
+    """The page of the step at `path`. Raises `Http404` when the run has no such step."""
+    head = header(user, run)
+    shape = shape_of(run)
+    names = [node["name"] for node in shape]
+    saved = Checkpoint.objects.filter(run=run, path=path).first()
+    attempts = list(Attempt.objects.filter(run=run, path=path).order_by("number"))
+    tasks = list(HumanTask.objects.filter(run=run, path=path).defer("schema").order_by("generation"))
+    decisions = {answer.generation: answer for answer in Decision.objects.filter(run=run, path=path)}
+    if path not in names and not (saved or attempts or tasks):
+        raise Http404("This run has no such step.")
+    place = names.index(path) if path in names else None
+    given = tasks[-1].evidence if tasks else _input(run, names, place)
+    return StepPage(
+        header=head,
+        path=path,
+        number=None if place is None else place + 1,
+        count=len(names),
+        description=_description(run, path),
+        is_human=bool(tasks) or (place is not None and shape[place]["kind"] == "human_task"),
+        saved=saved,
+        seconds=(saved.finished_at - saved.started_at).total_seconds() if saved else None,
+        given=payload(given, shown=head.shows_values),
+        output=payload(saved.output if saved else None, shown=head.shows_values),
+        attempts=[_attempt(run, attempt, saved, head) for attempt in attempts],
+        questions=[Question(task, decisions.get(task.generation)) for task in tasks],
+        earlier=names[place - 1] if place else "",
+        later=names[place + 1] if place is not None and place + 1 < len(names) else "",
+    )
+
+
+def _input(run: Run, names: list[str], place: int | None) -> str | None:
+    """The output of the step before, or the run's input; None for a step inside another one, whose input is its own."""
+    if place is None:
+        return None
+    if place == 0:
+        return RunInput.objects.filter(run=run).values_list("input", flat=True).first()
+    return Checkpoint.objects.filter(run=run, path=names[place - 1]).values_list("output", flat=True).first()
+
+
+def _attempt(run: Run, attempt: Attempt, saved: Checkpoint | None, head: RunHeader) -> AttemptRow:
+    made_it = saved is not None and saved.attempt == attempt.number
+    finished = saved.finished_at if saved and made_it else attempt.finished_at
+    in_progress = "stalled" if head.stalled else run.status if run.active else "lost"
+    return AttemptRow(
+        number=attempt.number,
+        state="completed" if made_it else attempt.outcome or in_progress,
+        started_at=attempt.started_at,
+        seconds=((finished or head.now) - attempt.started_at).total_seconds(),
+        error_type=attempt.error_type,
+        error_message=attempt.error_message,
+        frame=last_own_frame(attempt.traceback)[0],
+        traceback=attempt.traceback,
+    )
+
+
+def _description(run: Run, path: str) -> str:
+    """What the step's code says of itself, where this process has the run's code."""
+    try:
+        entry = registry.get(run.pipeline, run.version)
+    except PipelineNotFound:
+        return ""
+    if entry.fingerprint != run.fingerprint:
+        return ""
+    return next((node.description for node in entry.pipeline.nodes if node.name == path), "")

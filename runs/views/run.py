@@ -1,0 +1,86 @@
+"""One run: its page, its context, its history, its steps; a deleted run's address answers with its tombstone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec
+
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.cache import cache_control
+from django.views.decorators.http import require_safe
+
+from runs import access
+from runs.models import Run
+from runs.queries import run_context, run_detail, run_header, run_history, run_step
+
+P = ParamSpec("P")
+NOT_CHANGED = 204
+
+
+def with_run(view: Callable[Concatenate[HttpRequest, Run, P], HttpResponse]) -> Callable[..., HttpResponse]:
+    """Hand `view` the run that the address names, or answer 410 where it was deleted, else 404."""
+
+    @wraps(view)
+    def found(request: HttpRequest, run_id: str, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
+        run = access.visible_to(request.user).filter(pk=run_id).first()
+        return _gone(request, run_id) if run is None else view(request, run, *args, **kwargs)
+
+    return found
+
+
+def _gone(request: HttpRequest, run_id: str) -> HttpResponse:
+    tombstone = access.visible_tombstones(request.user).filter(pk=run_id).first()
+    if tombstone is None:
+        raise Http404("No such run.")
+    return render(request, "run/tombstone.html", {"nav": "runs", "tombstone": tombstone}, status=410)
+
+
+@require_safe
+@cache_control(no_store=True)
+@with_run
+def detail(request: HttpRequest, run: Run) -> HttpResponse:
+    page = run_detail.page(request.user, run)
+    return render(request, "run/detail.html", {"nav": "runs", "page": page, "header": page.header, "tab": "steps"})
+
+
+@require_safe
+@cache_control(no_store=True)
+@with_run
+def fragment(request: HttpRequest, run: Run) -> HttpResponse:
+    if run_header.rev(run) == request.GET.get("rev"):
+        return HttpResponse(status=NOT_CHANGED)
+    page = run_detail.page(request.user, run)
+    return render(request, "run/_live.html", {"page": page, "header": page.header, "is_fragment": True})
+
+
+@require_safe
+@cache_control(no_store=True)
+@with_run
+def context(request: HttpRequest, run: Run) -> HttpResponse:
+    page = run_context.page(request.user, run, request.GET.get("at", ""))
+    return _page(request, "run/context.html", page, "context")
+
+
+@require_safe
+@cache_control(no_store=True)
+@with_run
+def history(request: HttpRequest, run: Run) -> HttpResponse:
+    page = run_history.page(request.user, run, request.GET.get("before", ""))
+    return _page(request, "run/history.html", page, "history")
+
+
+@require_safe
+@cache_control(no_store=True)
+@with_run
+def step(request: HttpRequest, run: Run, step_path: str) -> HttpResponse:
+    return _page(request, "run/step.html", run_step.page(request.user, run, step_path), "steps")
+
+
+AnyPage = run_context.ContextPage | run_history.HistoryPage | run_step.StepPage
+
+
+def _page(request: HttpRequest, template: str, page: AnyPage, tab: str) -> HttpResponse:
+    status = 422 if getattr(page, "problem", "") else 200
+    return render(request, template, {"nav": "runs", "page": page, "header": page.header, "tab": tab}, status=status)
