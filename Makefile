@@ -51,6 +51,7 @@ lint: $(TEST_READY)
 	&& set -x \
 	&& $(BIN)/python manage.py makemigrations --check --dry-run \
 	&& $(BIN)/python manage.py migrate --verbosity 0 \
+	&& $(BIN)/python manage.py collectstatic --no-input --verbosity 0 \
 	&& $(BIN)/python manage.py check --deploy --fail-level WARNING
 
 lock: $(TEST_READY)  ## Write the lock files anew, with the newest versions that pyproject.toml allows

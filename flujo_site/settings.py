@@ -174,14 +174,14 @@ FILE_UPLOAD_DIRECTORY_PERMISSIONS = 0o700
 # Static files
 STATIC_URL = "/static/"
 STATICFILES_DIRS = [BASE_DIR / "static"]
-STATIC_ROOT = FLUJO_DATA_DIR / "static"
+STATIC_ROOT = FLUJO_DATA_DIR / "static" if FLUJO_HTTPS else None
 WHITENOISE_USE_FINDERS = not FLUJO_HTTPS
 WHITENOISE_AUTOREFRESH = DEBUG
 WHITENOISE_ALLOW_ALL_ORIGINS = False
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {
-        "BACKEND": "flujo_site.static_files.ManifestStorage"
+        "BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"
         if FLUJO_HTTPS
         else "django.contrib.staticfiles.storage.StaticFilesStorage"
     },

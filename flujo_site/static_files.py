@@ -1,17 +1,10 @@
-"""How static files are stored and served: by the application itself, with hashed names in production."""
+"""How static files are served: by the application itself."""
 
 from __future__ import annotations
 
 from django.http import HttpRequest, HttpResponse
 from whitenoise.middleware import WhiteNoiseMiddleware
 from whitenoise.responders import StaticFile
-from whitenoise.storage import CompressedManifestStaticFilesStorage
-
-
-class ManifestStorage(CompressedManifestStaticFilesStorage):
-    """Compressed files under hashed names; imports inside JavaScript modules are rewritten too."""
-
-    support_js_module_import_aggregation = True
 
 
 class StaticFiles(WhiteNoiseMiddleware):

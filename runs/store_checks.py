@@ -1,0 +1,77 @@
+"""Deployment checks that look at the running parts: the database's durability, its guards, and the socket stack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from channels.routing import get_default_application
+from django.conf import settings
+from django.core import checks
+from django.core.checks import CheckMessage, Tags, register
+from django.db import DatabaseError, connection
+
+from runs.live.same_origin import SameOrigin
+
+SQLITE_PRAGMAS = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "trusted_schema": 0}
+POSTGRES_SETTINGS = {"synchronous_commit": "on", "fsync": "on", "full_page_writes": "on"}
+GUARDS = {
+    "sqlite": "SELECT name FROM sqlite_master WHERE type = 'trigger'",
+    "postgresql": "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgenabled <> 'D'",
+}
+GUARDED_TABLES = ("flujo_runs_auditevent", "flujo_runs_siteevent", "flujo_runs_run")
+
+
+@register(Tags.security, deploy=True)
+def check_store(**_: Any) -> list[CheckMessage]:
+    """What is acknowledged must be durable, and history must be append-only."""
+    if settings.DATABASES["default"].get("ATOMIC_REQUESTS"):
+        hint = "Remove ATOMIC_REQUESTS: a decision commits by itself, and its refusal is recorded by itself."
+        return [checks.Warning("Every request is one transaction.", hint=hint, id="flujo.W030")]
+    try:
+        return [*_durability(), *_guards()]
+    except DatabaseError as error:
+        hint = "Start the database, check its address, and run manage.py migrate."
+        return [checks.Warning(f"The database cannot be asked: {error}", hint=hint, id="flujo.W031")]
+
+
+def _durability() -> Iterator[CheckMessage]:
+    wanted, ask = (SQLITE_PRAGMAS, "PRAGMA {}") if connection.vendor == "sqlite" else (POSTGRES_SETTINGS, "SHOW {}")
+    for name, value in wanted.items():
+        found = _ask(ask.format(name))[0]
+        if found != value:
+            hint = f"Set it to {value}, or commits that were acknowledged can be lost."
+            yield checks.Warning(f"The database runs with {name} = {found}.", hint=hint, id="flujo.W032")
+    mode = connection.settings_dict["OPTIONS"].get("transaction_mode")
+    if connection.vendor == "sqlite" and mode != "IMMEDIATE":
+        hint = 'Set OPTIONS["transaction_mode"] to IMMEDIATE, or writers fail with "database is locked".'
+        yield checks.Warning("SQLite's transactions start deferred.", hint=hint, id="flujo.W033")
+
+
+def _guards() -> Iterator[CheckMessage]:
+    triggers = _ask(GUARDS[connection.vendor])
+    for table in GUARDED_TABLES:
+        if not any(name.startswith(f"{table}_no_") for name in triggers):
+            yield checks.Warning(
+                f"Nothing in the database protects {table}.", hint="Run manage.py migrate.", id="flujo.W034"
+            )
+
+
+def _ask(question: str) -> list[Any]:
+    """The first column of the answer."""
+    with connection.cursor() as cursor:
+        cursor.execute(question)
+        return [row[0] for row in cursor.fetchall()]
+
+
+@register(Tags.security, deploy=True)
+def check_sockets(**_: Any) -> Iterator[CheckMessage]:
+    """A socket must come from the site's own pages, and every process must hear of every change."""
+    stack = getattr(get_default_application(), "application_mapping", {}).get("websocket")
+    if not isinstance(stack, SameOrigin):
+        hint = "Serve runs.live.routing.application as the websocket application."
+        yield checks.Warning("Pages of other sites can open the socket.", hint=hint, id="flujo.W035")
+    in_memory = settings.CHANNEL_LAYERS["default"]["BACKEND"].endswith("InMemoryChannelLayer")
+    if in_memory and connection.vendor != "sqlite":
+        hint = "Set FLUJO_REDIS_URL; with one process you may silence this check."
+        yield checks.Warning("Live updates stay inside one process.", hint=hint, id="flujo.W036")
