@@ -60,7 +60,10 @@ class Checkout:
             return done.stdout.decode(errors="replace").rstrip("\n")
         if missing_is_empty:
             return ""
-        raise CheckoutError(f"git {arguments[0]}: {done.stderr.decode(errors='replace').strip()}")
+        said = done.stderr.decode(errors="replace").strip()
+        if "not a git repository" in said:
+            raise CheckoutError(f"{self.folder} is not a git repository.")
+        raise CheckoutError(f"git {arguments[0]}: {said}")
 
     def _command(self) -> list[str]:
         """Git in this folder, without its hooks and monitors.

@@ -1,6 +1,7 @@
 """A data export: the rows the shop holds about a person, redacted for handing over."""
 
 import csv
+import json
 import re
 from collections.abc import Iterator
 from datetime import date
@@ -32,7 +33,7 @@ class UnknownSubject(LookupError):
 
 
 class Collected(Record):
-    """Everything stored about one person, as stored."""
+    """Everything stored about one person, as stored; `subject` is the customer number."""
 
     subject: str
     rows: dict[Section, list[Row]]
@@ -72,17 +73,17 @@ class PrivacyReview(Record):
     note: str = Field(default="", max_length=500, title="Note")
 
 
-def collect(subject: str, folder: Path = DEMO_DATA) -> Collected:
+def collect(email: str, folder: Path = DEMO_DATA) -> Collected:
     """The rows about the customer with this e-mail address. Raises `UnknownSubject`."""
-    wanted = subject.strip().casefold()
+    wanted = email.strip().casefold()
     customers = [row for row in _table(folder, Section.CUSTOMERS) if row["email"].casefold() == wanted]
     if not customers:
-        raise UnknownSubject(f"No customer has the e-mail address {subject}.")
+        raise UnknownSubject(f"No customer has the e-mail address {email}.")
     ids = {row["customer_id"] for row in customers}
     rows = {Section.CUSTOMERS: customers}
     for section in (Section.ORDERS, Section.MESSAGES):
         rows[section] = [row for row in _table(folder, section) if row["customer_id"] in ids]
-    return Collected(subject=customers[0]["email"], rows=rows)
+    return Collected(subject=" and ".join(sorted(ids)), rows=rows)
 
 
 def redact(collected: Collected, folder: Path = DEMO_DATA) -> Redacted:
@@ -106,7 +107,7 @@ def question(redacted: Redacted) -> str:
     """The message for the privacy officer."""
     counts = ", ".join(f"{len(rows)} {section.value}" for section, rows in redacted.rows.items())
     return (
-        f"{redacted.subject} asks for their data: {counts}. {redacted.masked_values} values were masked, "
+        f"Customer {redacted.subject} asks for their data: {counts}. {redacted.masked_values} values were masked, "
         f"{len(redacted.removed_columns)} columns left out. Who is asking, and may they have it?"
     )
 
@@ -117,15 +118,16 @@ def release_question(review: PrivacyReview) -> str:
     return f"Write the export{withheld} for {review.lawful_basis.value}, to be answered by {review.answer_by}?"
 
 
-def contents(redacted: Redacted, review: PrivacyReview) -> dict[str, object]:
-    """What the export file says, without the withheld sections."""
-    return {
+def contents(redacted: Redacted, review: PrivacyReview) -> str:
+    """The text of the export file, without the withheld sections."""
+    parts = {
         "subject": redacted.subject,
         "lawful_basis": review.lawful_basis.value,
         "removed_columns": redacted.removed_columns,
         "withheld": sorted(review.withhold),
         "data": {section.value: rows for section, rows in redacted.rows.items() if section not in review.withhold},
     }
+    return json.dumps(parts, ensure_ascii=False, indent=2) + "\n"
 
 
 def _table(folder: Path, section: Section) -> Iterator[Row]:

@@ -4,8 +4,6 @@ from decimal import Decimal
 
 from flujo import PipelineContext, Step, StepContext, step
 from pydantic import Field
-from runs.registry import registry
-from runs.uploads import UploadedFile
 
 from flujo_site import checkout, export, invoice_checks, invoices, ledger, release, result_file
 from flujo_site.export import Collected, PrivacyReview, Redacted
@@ -14,6 +12,8 @@ from flujo_site.ledger import Posting
 from flujo_site.record import Record
 from flujo_site.release import Draft, Facts
 from flujo_site.result_file import ResultFile
+from runs.registry import registry
+from runs.uploads import UploadedFile
 
 # Invoice intake
 
@@ -127,7 +127,7 @@ go = Step.human_in_the_loop("go", message_for_user=release.question, input_schem
 
 
 @step
-def record_release(approved: bool, ctx: StepContext) -> ResultFile:
+def record_release(ctx: StepContext) -> ResultFile:
     """Write the notes and the checklist to a file."""
     return result_file.write(f"releases/{ctx.run_id}.md", release.record(ctx.output_of("draft_notes")))
 
@@ -170,7 +170,7 @@ hand_over = Step.human_in_the_loop("hand_over", message_for_user=export.release_
 
 
 @step
-def write_export(approved: bool, ctx: StepContext) -> ResultFile:
+def write_export(ctx: StepContext) -> ResultFile:
     """Write the export file."""
     text = export.contents(ctx.output_of("redact"), ctx.output_of("privacy_review"))
     return result_file.write(f"exports/{ctx.run_id}.json", text)

@@ -12,12 +12,12 @@ from flujo.errors import InvalidAnswer, InvalidInput
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.status import Outcome, RunStatus
 from pytest_django import Settings
-from runs.registry import registry
-from runs.state_backend import DjangoBackend
-from runs.uploads import store_upload
 
 from flujo_site.invoices import DEMO_DATA
 from flujo_site.models import LedgerEntry
+from runs.registry import registry
+from runs.state_backend import DjangoBackend
+from runs.uploads import store_upload
 from tests.demo.test_export import busiest
 from tests.demo.test_release import commit, git
 
