@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from django.db.models import Q, QuerySet
 from django.http import Http404
+from flujo.errors import NotAllowed
 from flujo.status import TaskStatus
 
 from runs.models import AuditEvent, HumanTask, PipelineGrant, Run, Tombstone
@@ -35,6 +36,14 @@ def may(user: User, verb: str, pipeline: str) -> bool:
     """Whether `user` may do `verb` on `pipeline`."""
     granted = pipelines_for(user, verb)
     return granted is None or pipeline in granted
+
+
+def require(user: User, verb: str, pipeline: str) -> None:
+    """Raise `NotAllowed` unless `user` may do `verb` on `pipeline`."""
+    if not may(user, verb, pipeline):
+        raise NotAllowed(
+            f"You may not {verb.replace('_', ' ')} on {pipeline}. An administrator can grant your group {verb!r} on it."
+        )
 
 
 def _scope(user: User, field: str) -> Q:

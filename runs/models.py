@@ -109,6 +109,7 @@ class RunInput(models.Model):
     )
     input = models.TextField()
     context = models.TextField()
+    shape = models.TextField()
 
     def __str__(self) -> str:
         return f"input of {self.run_id}"
@@ -178,6 +179,8 @@ class HumanTask(RunRow):
     digest = models.CharField(max_length=64)
     if_approved = models.CharField(max_length=300)
     if_rejected = models.CharField(max_length=300)
+    next_step = models.CharField(max_length=200, blank=True)
+    routes_rejection = models.BooleanField(default=False)
     raised_at = models.DateTimeField()
     status = models.CharField(max_length=16, choices=_choices(TaskStatus))
     closed_at = models.DateTimeField(null=True)

@@ -1,1 +1,30 @@
 """Durable, resumable workflows for Python."""
+
+from flujo.context import PipelineContext
+from flujo.errors import FlujoError
+from flujo.human import Reject
+from flujo.pipeline import Pipeline
+from flujo.registry import PipelineRegistry
+from flujo.result import Pause, PipelineResult, StepResult
+from flujo.runner import Flujo
+from flujo.state.base import StateBackend
+from flujo.state.workflow_state import WorkflowState
+from flujo.step import Step, step
+from flujo.step_context import StepContext
+
+__all__ = [
+    "Flujo",
+    "FlujoError",
+    "Pause",
+    "Pipeline",
+    "PipelineContext",
+    "PipelineRegistry",
+    "PipelineResult",
+    "Reject",
+    "StateBackend",
+    "Step",
+    "StepContext",
+    "StepResult",
+    "WorkflowState",
+    "step",
+]

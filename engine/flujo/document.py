@@ -40,11 +40,15 @@ class RunDocument:
         """The document of these records."""
         document = cls(run_id)
         for record in records:
-            if isinstance(record, RunHead):
-                document.head = record
-            else:
-                document._table(type(record))[_key(record)] = record
+            document.put(record)
         return document
+
+    def put(self, record: Record) -> None:
+        """Add a row, or replace the one of the same key."""
+        if isinstance(record, RunHead):
+            self.head = record
+        else:
+            self._table(type(record))[record.key_values()] = record
 
     def _table(self, record: type[Record]) -> dict[tuple[Any, ...], Any]:
         return self.rows.setdefault(record, {})
@@ -73,6 +77,9 @@ class RunDocument:
     def attempts(self) -> list[Attempt]:
         return list(self._table(Attempt).values())
 
+    def attempt(self, path: str, number: int) -> Attempt | None:
+        return self._table(Attempt).get((self.run_id, path, number))
+
     def attempts_of(self, path: str) -> list[Attempt]:
         return sorted((a for a in self.attempts() if a.path == path), key=lambda a: a.number)
 
@@ -85,6 +92,9 @@ class RunDocument:
 
     def open_human_tasks(self) -> list[HumanTask]:
         return [task for task in self._table(HumanTask).values() if task.status is TaskStatus.OPEN]
+
+    def human_tasks(self) -> list[HumanTask]:
+        return list(self._table(HumanTask).values())
 
     def decision(self, path: str, generation: int) -> Decision | None:
         return self._table(Decision).get((self.run_id, path, generation))
@@ -101,19 +111,25 @@ class RunDocument:
                 fields = fold(fields, json.loads(checkpoint.context_changes))
         return fields
 
+    def fold_last(self, fields: Fields, path: str) -> Fields:
+        """`fields` with the changes of the checkpoint at `path`."""
+        checkpoint = self.checkpoint(path)
+        delta = checkpoint.context_changes if checkpoint else None
+        return fold(fields, json.loads(delta)) if delta else fields
+
     # What backends write
 
     def apply(self, batch: Batch) -> None:
         """Write a batch, all or nothing. Raises `Fenced` when a row exists that the batch inserts."""
-        taken = [row for row in batch.inserts if _key(row) in self._table(type(row))]
+        taken = [row for row in batch.inserts if row.key_values() in self._table(type(row))]
         if taken:
-            raise Fenced(f"{type(taken[0]).__name__} {_key(taken[0])} is written already. Nothing was written.")
+            raise Fenced(f"{type(taken[0]).__name__} {taken[0].key_values()} is written already. Nothing was written.")
         if batch.head is None:
             for gone in _GONE_WITH_THE_RUN:
                 self.rows.pop(gone, None)
         self.head = batch.head
         for row in (*batch.inserts, *batch.updates):
-            self._table(type(row))[_key(row)] = row
+            self._table(type(row))[row.key_values()] = row
 
     def copy(self) -> RunDocument:
         """A document that can be written without changing this one; the rows themselves never change."""
@@ -146,7 +162,3 @@ class RunDocument:
     def digest(self) -> str:
         """Identifies the document's content."""
         return canonical.digest(canonical.dump(self.to_plain()))
-
-
-def _key(record: Record) -> tuple[Any, ...]:
-    return tuple(getattr(record, name) for name in record.key)

@@ -25,6 +25,10 @@ class Record:
     table: ClassVar[str]
     key: ClassVar[tuple[str, ...]]
 
+    def key_values(self) -> tuple[object, ...]:
+        """What identifies this row in its table."""
+        return tuple(getattr(self, name) for name in self.key)
+
 
 @dataclass(frozen=True, slots=True)
 class RunHead(Record):

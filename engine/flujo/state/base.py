@@ -70,8 +70,13 @@ class StateBackend(ABC):
         """Up to `limit` runs in the order of their ids, beginning after the id `after`."""
         raise BackendCannot(f"{type(self).__name__} cannot list its runs. Use one of the built-in backends.")
 
-    async def ready(self, *, now: datetime, limit: int = 100) -> list[RunHead]:
-        """Runs that a worker could take now: queued, or running under a lease that expired or whose holder is gone."""
+    async def ready(
+        self, now: datetime, limit: int = 100, *, fingerprints: Iterable[str] | None = None
+    ) -> list[RunHead]:
+        """Runs that a worker could take now: queued, or running under a lease that expired or whose holder is gone.
+
+        `fingerprints` narrows them to the pipelines that the worker has.
+        """
         raise BackendCannot(f"{type(self).__name__} cannot list its runs. Use one of the built-in backends.")
 
     async def events(self, run_id: str) -> Iterable[AuditEvent]:

@@ -143,7 +143,8 @@ def _pass_gate(draft: Draft, task: HumanTask, answer: Answer) -> None:
             finished_at=draft.now,
         )
     )
-    draft.set(step_index=task.position + 1, step_name=task.next_step)
+    if "/" not in task.path:  # positions inside constructs never leak into the saved step index
+        draft.set(step_index=task.position + 1, step_name=task.next_step)
 
 
 def _end_rejected(draft: Draft) -> None:

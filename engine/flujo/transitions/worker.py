@@ -323,6 +323,18 @@ def _go_on(draft: Draft, then: Position) -> None:
         draft.insert(Attempt(head.run_id, then.attempt_path, then.attempt, head.round, head.fence, draft.now))
 
 
+def begin_attempt(path: str, *, fence: int, now: datetime) -> Transition:
+    """Record the attempt of a step that neither the claim nor the step before it could name."""
+
+    def decide(view: RunView) -> Batch:
+        mine(view, fence)
+        draft = Draft(view, now)
+        _begin(draft, path)
+        return draft.batch()
+
+    return decide
+
+
 def finish(*, fence: int, now: datetime) -> Transition:
     """Complete a run whose last step has its checkpoint."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -57,15 +58,20 @@ class InMemoryBackend(StateBackend):
     async def delete_state(self, run_id: str) -> None:
         from flujo.transitions import purge
 
-        await self.transact(run_id, purge(actor="", reason="delete_state", now=self._clock.now(), facts={}))
+        if await self.load(run_id) is not None:
+            await self.transact(run_id, purge(actor="", reason="delete_state", now=self._clock.now(), facts={}))
 
     async def heads(self, *, limit: int = 100, after: str = "") -> list[RunHead]:
         with self._lock:
             heads = [d.head for d in self._runs.values() if d.head is not None and d.run_id > after]
         return sorted(heads, key=lambda head: head.run_id)[:limit]
 
-    async def ready(self, *, now: datetime, limit: int = 100) -> list[RunHead]:
-        return [head for head in await self.heads(limit=2**31) if is_ready(head, now)][:limit]
+    async def ready(
+        self, now: datetime, limit: int = 100, *, fingerprints: Iterable[str] | None = None
+    ) -> list[RunHead]:
+        known = None if fingerprints is None else set(fingerprints)
+        heads = await self.heads(limit=2**31)
+        return [head for head in heads if is_ready(head, now) and (known is None or head.fingerprint in known)][:limit]
 
     async def run_ids(self) -> list[str]:
         with self._lock:

@@ -1,0 +1,27 @@
+"""The blocking face of the async core."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from flujo.errors import FlujoError
+
+T = TypeVar("T")
+
+
+class RunningLoop(FlujoError):
+    """A blocking call inside a running event loop would stop the loop. Await its _async twin instead."""
+
+    code = "running_loop"
+
+
+def wait_for(work: Coroutine[Any, Any, T], *, twin: str) -> T:
+    """Run `work` to its end in a loop of its own; `twin` names what to await instead inside a running loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    work.close()
+    raise RunningLoop(f"An event loop is running here. Await {twin} instead.")

@@ -1,0 +1,335 @@
+"""The runner: starts, resumes, retries and cancels the runs of one pipeline on one backend."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from flujo import canonical, transitions
+from flujo.bridge import wait_for
+from flujo.clock import Clock, SystemClock
+from flujo.context import PipelineContext, fields_of, initial
+from flujo.document import RunDocument
+from flujo.errors import (
+    AmbiguousAnswer,
+    HumanTaskNotFound,
+    PipelineChanged,
+    RunDeleted,
+    RunFinished,
+    RunNotFound,
+    RunNotPaused,
+)
+from flujo.execution import Execution, Progress
+from flujo.handle import RunHandle, _ignore
+from flujo.human import HumanStep, Reject
+from flujo.lease import DEFAULT_LEASE, this_process
+from flujo.records import HumanTask, RunHead
+from flujo.registry import LATEST, PipelineRegistry, RegisteredPipeline
+from flujo.result import PipelineResult, node_at, result_of
+from flujo.state.backends.memory import InMemoryBackend
+from flujo.state.base import StateBackend
+from flujo.status import DecisionOutcome, RunStatus
+from flujo.step import Step
+from flujo.transitions import Answer, ClaimTerms, NewRun
+
+
+class Flujo:
+    """Runs one registered pipeline on one backend.
+
+    `pipeline_version` None or "latest" means the newest when a run starts; a stored run goes on under its own version.
+    `lease` is how long a silent worker keeps a run before another process may take it over.
+    """
+
+    def __init__(
+        self,
+        *,
+        registry: PipelineRegistry,
+        pipeline_name: str,
+        pipeline_version: str | None = None,
+        state_backend: StateBackend | None = None,
+        context_model: type[PipelineContext] | None = None,
+        clock: Clock | None = None,
+        lease: timedelta = DEFAULT_LEASE,
+    ) -> None:
+        self.registry = registry
+        self.pipeline_name = pipeline_name
+        self.pipeline_version = pipeline_version
+        self.backend = state_backend or InMemoryBackend()
+        self.context_model = context_model
+        self.clock = clock or SystemClock()
+        self.lease = lease
+
+    # Start
+
+    def run(self, value: Any = None, **options: Any) -> PipelineResult:
+        """Block until the run pauses or ends; the options are those of `run_async`."""
+        return wait_for(self._awaited(self.run_async(value, **options)), twin="run_async(...)")
+
+    def run_async(
+        self,
+        value: Any = None,
+        *,
+        initial_context_data: dict[str, Any] | None = None,
+        run_id: str | None = None,
+        title: str = "",
+        owner: str = "",
+        requester: str = "",
+        tags: Sequence[str] = (),
+    ) -> RunHandle:
+        """Start a run on `value`, or go on with the one that has this `run_id`, until it pauses or ends.
+
+        What an existing id does depends on its status: unfinished after a crash, it resumes from its last checkpoint;
+        paused or completed, its stored result comes back and nothing runs. Raises `RunConflict` when the id belongs to
+        another pipeline or input, `RunIsLeased` naming a live worker, `RunFailed` (call `retry`), `RunCancelled`,
+        `InvalidInput`, `CorruptState`.
+        """
+        context = dict(initial_context_data or {})
+        chosen = run_id or context.get("run_id") or self.clock.new_id()
+        facts: dict[str, Any] = {"title": title, "owner": owner, "requester": requester, "tags": tuple(tags)}
+        return RunHandle(lambda progress: self._run(value, {**context, "run_id": chosen}, facts, progress))
+
+    async def _run(
+        self, value: Any, context: dict[str, Any], facts: dict[str, Any], progress: Progress
+    ) -> PipelineResult:
+        entry = self._entry(self.pipeline_version)
+        new = new_run(entry, value, context, **facts)
+        terms = self._terms(entry)
+        started = await self.backend.transact(
+            new.run_id, transitions.start(new, now=self.clock.now(), claim=terms, facts={})
+        )
+        if started.result:
+            return await self._execute(entry, new.run_id, progress)
+        return await self._go_on(started.kept, progress)
+
+    # Go on
+
+    async def continue_async(self, run_id: str, *, drain: asyncio.Event | None = None) -> PipelineResult:
+        """Take a queued run, or one whose worker is gone, and work on it here until it pauses or ends.
+
+        This is what workers call. Setting `drain` gives the run back to the queue after the current step. Raises
+        `RunIsLeased` when another worker was faster, `PipelineChanged`, and the error of a status that cannot go on.
+        """
+        document = await self._load(run_id)
+        entry = self._entry_of(document)
+        await self.backend.transact(run_id, transitions.claim(self._terms(entry), now=self.clock.now()))
+        return await self._execute(entry, run_id, _ignore, drain)
+
+    async def _go_on(self, head: RunHead, progress: Progress) -> PipelineResult:
+        document = await self._load(head.run_id)
+        entry = self._entry_of(document)
+        if head.status in (RunStatus.PAUSED, RunStatus.COMPLETED):
+            return result_of(entry, document)
+        await self.backend.transact(head.run_id, transitions.claim(self._terms(entry), now=self.clock.now()))
+        return await self._execute(entry, head.run_id, progress)
+
+    async def _execute(
+        self, entry: RegisteredPipeline, run_id: str, progress: Progress, drain: asyncio.Event | None = None
+    ) -> PipelineResult:
+        document = await self._load(run_id)
+        execution = Execution(
+            entry=entry,
+            backend=self.backend,
+            document=document,
+            clock=self.clock,
+            lease=self.lease,
+            progress=progress,
+            drain=drain,
+        )
+        await execution.run()
+        return result_of(entry, execution.document)
+
+    # Answer
+
+    def resume(self, paused: PipelineResult | str, human_input: Any, **options: Any) -> PipelineResult:
+        """Block until the answered run pauses again or ends; the options are those of `resume_async`."""
+        return wait_for(self.resume_async(paused, human_input, **options), twin="resume_async(...)")
+
+    async def resume_async(
+        self,
+        paused: PipelineResult | str,
+        human_input: Any,
+        *,
+        step: str | None = None,
+        actor: str = "",
+        reason: str = "",
+    ) -> PipelineResult:
+        """Answer a paused run, given by its result or its id, and go on with it here.
+
+        `human_input` is the answer, or `Reject(reason)`; `step` names the step path when several questions are open. The
+        answer is committed before anything behind the gate runs; giving the same one again is harmless. Raises
+        `InvalidAnswer` (the run stays paused), `AlreadyDecided`, `RunNotPaused`, `RunFinished`.
+        """
+        run_id = paused if isinstance(paused, str) else paused.run_id
+        document = await self._load(run_id)
+        entry = self._entry_of(document)
+        path, generation, digest = self._question(paused, document, step)
+        gate = node_at(entry.pipeline, path)
+        if not isinstance(gate, HumanStep):
+            raise PipelineChanged(f"The registered {entry.name} {entry.version} has no human task {path!r}.")
+        answer = answer_to(gate, human_input, path=path, generation=generation, digest=digest, actor=actor, reason=reason)
+        decided = await self.backend.transact(
+            run_id, transitions.decide(answer, now=self.clock.now(), claim=self._terms(entry), facts={})
+        )
+        if decided.inserts and decided.kept.status is RunStatus.RUNNING:
+            return await self._execute(entry, run_id, _ignore)
+        return await self._settled(entry, decided.kept)
+
+    async def _settled(self, entry: RegisteredPipeline, head: RunHead) -> PipelineResult:
+        """The result of a run whose recorded answer stands, going on with it if nobody does."""
+        if head.status in (RunStatus.QUEUED, RunStatus.RUNNING):
+            return await self._go_on(head, _ignore)
+        return result_of(entry, await self._load(head.run_id))
+
+    def _question(
+        self, paused: PipelineResult | str, document: RunDocument, step: str | None
+    ) -> tuple[str, int, str]:
+        if not isinstance(paused, str) and paused.pause is not None:
+            chosen = next((p for p in paused.pauses if p.path == (step or p.path)), None)
+            if chosen is None or (step is None and len(paused.pauses) > 1):
+                raise _which_one([p.path for p in paused.pauses])
+            return chosen.path, chosen.generation, chosen.digest
+        open_tasks = [task for task in document.open_human_tasks() if step in (None, task.path)]
+        if len(open_tasks) > 1:
+            raise _which_one([task.path for task in open_tasks])
+        task = open_tasks[0] if open_tasks else _last_asked(document, step)
+        return task.path, task.generation, task.digest
+
+    # Retry and cancel
+
+    def retry(self, run_id: str, **options: Any) -> PipelineResult:
+        """Block until the retried run pauses or ends; the options are those of `retry_async`."""
+        return wait_for(self.retry_async(run_id, **options), twin="retry_async(...)")
+
+    async def retry_async(self, run_id: str, *, actor: str = "", reason: str = "") -> PipelineResult:
+        """Try the failed step of a failed run again, here. Raises `IllegalTransition` when the run has not failed."""
+        entry = self._entry_of(await self._load(run_id))
+        terms = self._terms(entry)
+        again = transitions.retry(actor=actor, reason=reason, now=self.clock.now(), claim=terms, facts={})
+        await self.backend.transact(run_id, again)
+        return await self._execute(entry, run_id, _ignore)
+
+    def cancel(self, run_id: str, **options: Any) -> PipelineResult:
+        """Cancel a run; the options are those of `cancel_async`."""
+        return wait_for(self.cancel_async(run_id, **options), twin="cancel_async(...)")
+
+    async def cancel_async(self, run_id: str, *, actor: str = "", reason: str = "") -> PipelineResult:
+        """Cancel a waiting run; a running one stops at its worker's next safe point. Cancelled is final."""
+        entry = self._entry_of(await self._load(run_id))
+        asked = transitions.cancel(actor=actor, reason=reason, now=self.clock.now(), facts={})
+        await self.backend.transact(run_id, asked)
+        return result_of(entry, await self._load(run_id))
+
+    # What the calls share
+
+    @staticmethod
+    async def _awaited(handle: RunHandle) -> PipelineResult:
+        return await handle
+
+    def _entry(self, version: str | None) -> RegisteredPipeline:
+        entry = self.registry.get(self.pipeline_name, version)
+        if self.context_model is None:
+            return entry
+        return RegisteredPipeline(entry.name, entry.version, entry.pipeline, self.context_model, entry.description)
+
+    def _entry_of(self, document: RunDocument) -> RegisteredPipeline:
+        head = document.head
+        assert head is not None  # noqa: S101  # `_load` returns no document without one
+        if head.pipeline != self.pipeline_name:
+            raise RunNotFound(f"Run {head.run_id} belongs to the pipeline {head.pipeline}, not {self.pipeline_name}.")
+        if self.pipeline_version not in (None, LATEST, head.version):
+            raise RunNotFound(
+                f"Run {head.run_id} was started by {head.pipeline} {head.version}, not {self.pipeline_version}. "
+                "Make a runner for that version."
+            )
+        return self._entry(head.version)
+
+    async def _load(self, run_id: str) -> RunDocument:
+        document = await self.backend.load(run_id)
+        if document is None:
+            raise RunNotFound(f"No run has the id {run_id!r}.")
+        if document.head is None:
+            raise RunDeleted(f"Run {run_id} was deleted; only its audit trail is left.")
+        return document
+
+    def _terms(self, entry: RegisteredPipeline) -> ClaimTerms:
+        nodes = entry.pipeline.nodes
+
+        def first_attempt(head: RunHead) -> str | None:
+            node = nodes[head.step_index] if head.step_index < len(nodes) else None
+            return node.name if isinstance(node, Step) else None
+
+        return ClaimTerms(this_process(), self.lease, entry.fingerprint, first_attempt)
+
+
+def new_run(
+    entry: RegisteredPipeline,
+    value: Any,
+    context: dict[str, Any],
+    *,
+    title: str = "",
+    owner: str = "",
+    requester: str = "",
+    tags: Sequence[str] = (),
+) -> NewRun:
+    """A run of `entry`, its input and context validated and encoded. Raises `InvalidInput`."""
+    fields = fields_of(initial(entry.context_model, context))
+    first = entry.pipeline.nodes[0]
+    return NewRun(
+        run_id=str(context["run_id"]),
+        pipeline=entry.name,
+        version=entry.version,
+        fingerprint=entry.fingerprint,
+        input=entry.encode_input(value),
+        context=canonical.dump(fields, where="context"),
+        shape=canonical.dump(entry.pipeline.shape()),
+        step_count=len(entry.pipeline),
+        step_name=first.name,
+        title=title,
+        owner=owner,
+        requester=requester,
+        tags=tuple(tags),
+    )
+
+
+def answer_to(
+    gate: HumanStep,
+    human_input: Any,
+    *,
+    path: str,
+    generation: int,
+    digest: str,
+    actor: str,
+    reason: str = "",
+    channel: str = "program",
+    key: str = "",
+) -> Answer:
+    """A validated answer. Without a `key` of its own, the same answer to the same question counts as one."""
+    rejected = isinstance(human_input, Reject) or (gate.kind_of_answer == "bool" and human_input is False)
+    data = "null" if rejected else gate.validate_answer(human_input)
+    outcome = DecisionOutcome.REJECTED if rejected else DecisionOutcome.APPROVED
+    if isinstance(human_input, Reject):
+        reason = human_input.reason or reason
+    key = key or canonical.digest(f"{generation}\n{outcome}\n{data}")
+    return Answer(path, generation, digest, outcome, data, actor, reason, channel, key)
+
+
+def _which_one(paths: list[str]) -> AmbiguousAnswer:
+    return AmbiguousAnswer(f"The run waits on {', '.join(sorted(paths))}. Say which with step=….")
+
+
+def _last_asked(document: RunDocument, step: str | None) -> HumanTask:
+    """The newest question that was already answered, so that the same answer can be given again after a crash."""
+    head = document.head
+    assert head is not None  # noqa: S101  # `_load` returns no document without one
+    asked = [task for task in document.human_tasks() if step in (None, task.path)]
+    if step is not None and not asked:
+        raise HumanTaskNotFound(f"Run {head.run_id} asks nothing at {step!r}.")
+    if not head.active:
+        raise RunFinished(f"Run {head.run_id} is {head.status.value}: there is nothing to answer.")
+    if not asked:
+        raise RunNotPaused(f"Run {head.run_id} is {head.status.value} and asks nothing.")
+    return max(asked, key=lambda task: task.generation)
+
+

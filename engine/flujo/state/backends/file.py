@@ -1,0 +1,246 @@
+"""The file backend: one append-only file per run in a folder, a line for each transition."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+from flujo import canonical, codec
+from flujo.batch import Batch, Transition
+from flujo.clock import Clock, SystemClock
+from flujo.document import RunDocument
+from flujo.errors import BackendError, CorruptState
+from flujo.records import RunHead
+from flujo.state.backends.memory import is_ready
+from flujo.state.base import StateBackend, check_run_id, compare_and_import
+from flujo.state.workflow_state import document_of, state_of
+from flujo.threads import in_thread
+from flujo.transitions import purge
+
+_SUFFIX = ".jsonl"
+
+
+@dataclass(slots=True)
+class _Cached:
+    """A run as read from its file up to `offset`; `inode` tells when the file was replaced."""
+
+    document: RunDocument
+    offset: int
+    inode: int
+
+
+class FileBackend(StateBackend):
+    """Stores runs in `folder`, on a local file system; several threads, loops and processes may share it.
+
+    Each write appends one line, `{"sha256": …, "rows": …}`, and returns after fsync. A line that a crash left
+    unfinished was never acknowledged and is cut off by the next write; a damaged line before the last is an error
+    (`CorruptState`), and the file is left as it is.
+    """
+
+    lists_runs: ClassVar[bool] = True
+    shared_by_processes: ClassVar[bool] = True
+
+    def __init__(self, folder: Path | str, *, clock: Clock | None = None) -> None:
+        self.folder = Path(folder)
+        self._clock = clock or SystemClock()
+        self._cache: dict[str, _Cached] = {}
+        self._guards: dict[str, threading.Lock] = {}
+        self._guard = threading.Lock()
+
+    # Writing
+
+    async def transact(self, run_id: str, transition: Transition) -> Batch:
+        check_run_id(run_id)
+        result: Batch = await in_thread(self._transact, run_id, transition)
+        return result
+
+    def _transact(self, run_id: str, transition: Transition) -> Batch:
+        with self._locked(run_id) as descriptor:
+            cached = self._read(run_id, descriptor)
+            batch = transition(cached.document)
+            if not batch.writes:
+                return batch
+            after = cached.document.copy()
+            after.apply(batch)
+            if batch.head is None:
+                self._replace(run_id, after)
+            else:
+                head = [codec.to_plain(batch.head)]
+                self._append(descriptor, cached, _line([{"run": head}, *_tables(batch)]))
+                cached.document = after
+            return batch
+
+    async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
+        check_run_id(run_id)
+        incoming = document_of(run_id, state)
+        await in_thread(self._import, incoming)
+
+    def _import(self, incoming: RunDocument) -> None:
+        with self._locked(incoming.run_id) as descriptor:
+            stored = self._read(incoming.run_id, descriptor).document
+            accepted = compare_and_import(incoming, stored, self._clock.now())
+            if accepted is not None:
+                self._replace(incoming.run_id, accepted)
+
+    async def delete_state(self, run_id: str) -> None:
+        if await self.load(run_id) is not None:
+            await self.transact(run_id, purge(actor="", reason="delete_state", now=self._clock.now(), facts={}))
+
+    # Reading
+
+    async def load(self, run_id: str) -> RunDocument | None:
+        check_run_id(run_id)
+        document: RunDocument | None = await in_thread(self._load, run_id)
+        return document
+
+    def _load(self, run_id: str) -> RunDocument | None:
+        if not self._path(run_id).exists():
+            return None
+        with self._locked(run_id) as descriptor:
+            document = self._read(run_id, descriptor).document.copy()
+            return document if document.records() else None
+
+    async def load_state(self, run_id: str) -> dict[str, Any] | None:
+        document = await self.load(run_id)
+        return None if document is None or document.head is None else state_of(document)
+
+    async def run_ids(self) -> list[str]:
+        return sorted(path.name.removesuffix(_SUFFIX) for path in self.folder.glob(f"*{_SUFFIX}"))
+
+    async def heads(self, *, limit: int = 100, after: str = "") -> list[RunHead]:
+        heads: list[RunHead] = []
+        for run_id in await self.run_ids():
+            document = await self.load(run_id) if run_id > after and len(heads) < limit else None
+            if document is not None and document.head is not None:
+                heads.append(document.head)
+        return heads
+
+    async def ready(
+        self, now: datetime, limit: int = 100, *, fingerprints: Iterable[str] | None = None
+    ) -> list[RunHead]:
+        known = None if fingerprints is None else set(fingerprints)
+        heads = await self.heads(limit=2**31)
+        return [head for head in heads if is_ready(head, now) and (known is None or head.fingerprint in known)][:limit]
+
+    # Files
+
+    def _path(self, run_id: str) -> Path:
+        return self.folder / f"{run_id}{_SUFFIX}"
+
+    @contextmanager
+    def _locked(self, run_id: str) -> Iterator[int]:
+        """The run's file, locked against threads and processes."""
+        with self._guard:
+            guard = self._guards.setdefault(run_id, threading.Lock())
+        with guard:
+            descriptor = self._open(run_id)
+            try:
+                yield descriptor
+            except OSError as error:
+                self._cache.pop(run_id, None)
+                raise BackendError(f"{self._path(run_id)}: {error}. The write may not be saved.") from error
+            except BaseException:
+                self._cache.pop(run_id, None)
+                raise
+            finally:
+                os.close(descriptor)
+
+    def _open(self, run_id: str) -> int:
+        """Open and lock; a file that another process replaced while we waited for the lock is opened again."""
+        path = self._path(run_id)
+        try:
+            if not self.folder.exists():
+                self.folder.mkdir(parents=True, mode=0o700)
+            while True:
+                new = not path.exists()
+                descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
+                    if new:
+                        self._sync_folder()
+                    return descriptor
+                os.close(descriptor)
+        except OSError as error:
+            raise BackendError(f"{path} cannot be opened: {error}") from error
+
+    def _sync_folder(self) -> None:
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _read(self, run_id: str, descriptor: int) -> _Cached:
+        """The run up to its last whole line; only lines that others appended are read again."""
+        inode, size = os.fstat(descriptor).st_ino, os.fstat(descriptor).st_size
+        cached = self._cache.get(run_id)
+        if cached is None or cached.inode != inode or cached.offset > size:
+            cached = _Cached(RunDocument(run_id), 0, inode)
+        tail = os.pread(descriptor, size - cached.offset, cached.offset)
+        whole, _, torn = tail.rpartition(b"\n")
+        lines = whole.split(b"\n") if whole else []
+        for number, line in enumerate(lines):
+            self._apply_line(cached.document, line, f"{self._path(run_id)}, line {number + 1} after {cached.offset}")
+        cached.offset += len(tail) - len(torn)
+        if lines or cached.offset == 0:
+            self._cache[run_id] = cached
+        return cached
+
+    @staticmethod
+    def _apply_line(document: RunDocument, line: bytes, where: str) -> None:
+        try:
+            parsed = json.loads(line)
+            text = canonical.dump(parsed["rows"])
+            intact = canonical.digest(text) == parsed["sha256"]
+            tables = parsed["rows"] if intact else []
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptState(f"{where} cannot be read: {error}. The file was left as it is.") from error
+        if not intact:
+            raise CorruptState(f"{where} is damaged: its checksum differs. The file was left as it is.")
+        for table in tables:
+            for name, rows in table.items():
+                for row in rows:
+                    document.put(codec.from_plain(codec.BY_TABLE[name], row))
+
+    @staticmethod
+    def _append(descriptor: int, cached: _Cached, line: bytes) -> None:
+        os.ftruncate(descriptor, cached.offset)  # what a crash left behind was never acknowledged
+        written = os.write(descriptor, line)
+        if written != len(line):
+            os.ftruncate(descriptor, cached.offset)
+            raise BackendError("The disk is full: the write was taken back, nothing was saved.")
+        os.fsync(descriptor)
+        cached.offset += len(line)
+
+    def _replace(self, run_id: str, document: RunDocument) -> None:
+        """A new file in place of the old one, whole or not at all."""
+        path = self._path(run_id)
+        temporary = path.with_suffix(".new")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            line = _line([{table: rows} for table, rows in document.to_plain().items()])
+            if os.write(descriptor, line) != len(line):
+                raise BackendError("The disk is full: nothing was saved.")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.replace(path)
+        self._sync_folder()
+        self._cache.pop(run_id, None)
+
+
+def _tables(batch: Batch) -> list[dict[str, Any]]:
+    return [{type(row).table: [codec.to_plain(row)]} for row in (*batch.inserts, *batch.updates)]
+
+
+def _line(tables: list[dict[str, Any]]) -> bytes:
+    text = canonical.dump(tables)
+    return f'{{"rows":{text},"sha256":"{canonical.digest(text)}"}}\n'.encode()

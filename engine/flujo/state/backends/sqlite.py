@@ -1,0 +1,323 @@
+"""The SQLite backend: one file, one writer thread, commits shared by writers that queue up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, ClassVar, TypeVar
+
+from flujo.batch import Batch, Transition
+from flujo.clock import Clock, SystemClock
+from flujo.document import RunDocument
+from flujo.errors import BackendBusy, BackendError, CorruptState, Fenced, FlujoError, OutcomeUnknown
+from flujo.lease import is_held
+from flujo.records import AuditEvent, RunHead
+from flujo.state.base import StateBackend, check_run_id, compare_and_import
+from flujo.state.sql import Dialect, SqlView, fetch, replace, write
+from flujo.state.backends.sqlite_schema import TABLES, create_tables
+from flujo.state.workflow_state import document_of, state_of
+from flujo.status import RunStatus
+from flujo.transitions import purge
+
+T = TypeVar("T")
+BUSY_SECONDS = 20.0
+MAX_SHARED = 200
+
+
+@dataclass(slots=True)
+class _Job:
+    """Work for the writer thread: it runs inside a transaction, and its future is settled after the commit."""
+
+    work: Callable[[sqlite3.Cursor], Any]
+    future: Future[Any] = field(default_factory=Future)
+    result: Any = None
+    error: BaseException | None = None
+
+
+class SQLiteBackend(StateBackend):
+    """Stores runs in the SQLite file `path`. Several threads, loops and processes may share the file.
+
+    `synchronous` is `FULL` (a commit that returned survives a power cut) or `NORMAL` (it survives a crash of the
+    process, but a power cut may take the last commits). A locked database is waited for up to 20 seconds, then
+    `BackendBusy` is raised. A file that is no database, or one of a newer Flujo, is left as it is (`CorruptState`).
+    """
+
+    lists_runs: ClassVar[bool] = True
+    shared_by_processes: ClassVar[bool] = True
+
+    def __init__(
+        self, path: Path | str, *, synchronous: str = "FULL", clock: Clock | None = None, busy_seconds: float = BUSY_SECONDS
+    ) -> None:
+        if synchronous not in ("FULL", "NORMAL"):
+            raise ValueError(f"synchronous is FULL or NORMAL, not {synchronous!r}.")
+        self.path = Path(path)
+        self._synchronous = synchronous
+        self._busy_seconds = busy_seconds
+        self._clock = clock or SystemClock()
+        self._writer: _Writer | None = None
+        self._guard = threading.Lock()
+        self._dialect = Dialect(tables=TABLES)
+
+    # Writing
+
+    async def transact(self, run_id: str, transition: Transition) -> Batch:
+        check_run_id(run_id)
+
+        def work(cursor: sqlite3.Cursor) -> Batch:
+            batch = transition(SqlView(cursor, self._dialect, run_id))
+            if batch.writes:
+                write(cursor, self._dialect, batch)
+            return batch
+
+        return await self._write(work)
+
+    async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
+        check_run_id(run_id)
+        incoming = document_of(run_id, state)
+
+        def work(cursor: sqlite3.Cursor) -> None:
+            view = SqlView(cursor, self._dialect, run_id)
+            stored = view.document()
+            if stored is not None:
+                stored = RunDocument.of(run_id, [*stored.records(), *view.events()])
+            accepted = compare_and_import(incoming, stored, self._clock.now())
+            if accepted is not None:
+                replace(cursor, self._dialect, stored, accepted)
+
+        await self._write(work)
+
+    async def delete_state(self, run_id: str) -> None:
+        if await self.load(run_id) is not None:
+            gone = purge(actor="", reason="delete_state", now=self._clock.now(), facts={})
+            await self.transact(run_id, gone)
+
+    async def _write(self, work: Callable[[sqlite3.Cursor], T]) -> T:
+        job = _Job(work)
+        self._open().put(job)
+        result: T = await asyncio.shield(asyncio.wrap_future(job.future))
+        return result
+
+    def _open(self) -> _Writer:
+        with self._guard:
+            if self._writer is None or self._writer.pid != os.getpid():
+                self._writer = _Writer(self._connect)
+            return self._writer
+
+    # Reading
+
+    async def load(self, run_id: str) -> RunDocument | None:
+        check_run_id(run_id)
+        with self._reading() as cursor:
+            return SqlView(cursor, self._dialect, run_id).document()
+
+    async def load_state(self, run_id: str) -> dict[str, Any] | None:
+        check_run_id(run_id)
+        with self._reading() as cursor:
+            view = SqlView(cursor, self._dialect, run_id)
+            document = view.document()
+            if document is None or document.head is None:
+                return None
+            return state_of(RunDocument.of(run_id, [*document.records(), *view.events()]))
+
+    async def events(self, run_id: str) -> Iterable[AuditEvent]:
+        return self._select(AuditEvent, "run_id = {0} ORDER BY seq", run_id)
+
+    async def heads(self, *, limit: int = 100, after: str = "") -> list[RunHead]:
+        return self._select(RunHead, "run_id > {0} ORDER BY run_id LIMIT {1}", after, limit)
+
+    async def ready(
+        self, now: datetime, limit: int = 100, *, fingerprints: Iterable[str] | None = None
+    ) -> list[RunHead]:
+        known = None if fingerprints is None else set(fingerprints)
+        heads = self._select(RunHead, "status = {0} ORDER BY updated_at", RunStatus.QUEUED.value)
+        running = self._select(RunHead, "status = {0}", RunStatus.RUNNING.value)
+        heads += [head for head in running if is_held(head, now) is None]
+        return [head for head in heads if known is None or head.fingerprint in known][:limit]
+
+    async def run_ids(self) -> list[str]:
+        with self._reading() as cursor:
+            cursor.execute(f"SELECT DISTINCT run_id FROM {TABLES[AuditEvent]} ORDER BY run_id")  # noqa: S608  # a table name of ours
+            return [row[0] for row in cursor.fetchall()]
+
+    def _select(self, record: type[Any], where: str, *parameters: Any) -> list[Any]:
+        with self._reading() as cursor:
+            return fetch(cursor, self._dialect, record, where, parameters)
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Cursor]:
+        """A connection of its own for one read, in one snapshot."""
+        with _translated(self.path):
+            connection = self._connect()
+            try:
+                connection.execute("BEGIN")
+                yield connection.cursor()
+            finally:
+                connection.close()
+
+    # Connections
+
+    def _connect(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.exists():
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+        connection = sqlite3.connect(
+            self.path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
+        )
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+            connection.execute("PRAGMA trusted_schema = OFF")
+            create_tables(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def close(self) -> None:
+        with self._guard:
+            writer, self._writer = self._writer, None
+        if writer is not None:
+            await asyncio.to_thread(writer.stop)
+
+
+class _Writer:
+    """The one thread that writes. It is a daemon: what it acknowledged is committed, so nothing is lost with it."""
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        self.pid = os.getpid()
+        self._connect = connect
+        self._connection: sqlite3.Connection | None = None
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="flujo-sqlite-writer", daemon=True)
+        self._thread.start()
+
+    def put(self, job: _Job) -> None:
+        self._jobs.put(job)
+
+    def stop(self) -> None:
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            jobs, more = self._gather(job)
+            try:
+                with _translated("the store"):
+                    self._share_commit(jobs)
+            except BaseException as error:  # whatever it is, it belongs to those who wait for these writes
+                self._drop_connection()
+                for failed in jobs:
+                    failed.error = failed.error or error
+            for done in jobs:
+                if done.error is not None:
+                    done.future.set_exception(done.error)
+                else:
+                    done.future.set_result(done.result)
+            if not more:
+                break
+        self._drop_connection()
+
+    def _gather(self, first: _Job) -> tuple[list[_Job], bool]:
+        """All jobs that wait now; False when the last word was to stop."""
+        jobs = [first]
+        while len(jobs) < MAX_SHARED:
+            try:
+                job = self._jobs.get_nowait()
+            except Empty:
+                break
+            if job is None:
+                return jobs, False
+            jobs.append(job)
+        return jobs, True
+
+    def _share_commit(self, jobs: list[_Job]) -> None:
+        """One transaction for all, a savepoint for each: a job that fails fails alone."""
+        if self._connection is None:
+            self._connection = self._connect()
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            cursor = connection.cursor()
+            for job in jobs:
+                self._one(connection, cursor, job)
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._settle(jobs, error)
+
+    def _one(self, connection: sqlite3.Connection, cursor: sqlite3.Cursor, job: _Job) -> None:
+        connection.execute("SAVEPOINT job")
+        try:
+            job.result = job.work(cursor)
+        except sqlite3.IntegrityError as error:
+            job.error = Fenced(f"The run changed meanwhile ({error}). Nothing was written.")
+        except sqlite3.Error:
+            raise
+        except Exception as error:  # a transition's refusal, or any fault in it: this job's alone
+            job.error = error
+        if job.error is not None:
+            connection.execute("ROLLBACK TO job")
+        connection.execute("RELEASE job")
+
+    def _settle(self, jobs: list[_Job], error: sqlite3.Error) -> None:
+        """A COMMIT that failed may have been kept: a fresh connection tells for each job which it was."""
+        self._drop_connection()
+        for job in jobs:
+            if job.error is None and isinstance(job.result, Batch):
+                job.error = None if self._is_kept(job.result) else _translate(error, "the store")
+            elif job.error is None:
+                job.error = OutcomeUnknown(f"The store did not confirm the write: {error}")
+
+    def _is_kept(self, batch: Batch) -> bool:
+        hashes = [(row.run_id, row.seq, row.hash) for row in batch.inserts if isinstance(row, AuditEvent)]
+        if not batch.writes:
+            return True
+        try:
+            connection = self._connect()
+        except sqlite3.Error as error:
+            raise OutcomeUnknown(f"The store did not confirm the write, and cannot be read: {error}") from error
+        try:
+            sql = f"SELECT count(*) FROM {TABLES[AuditEvent]} WHERE run_id = ? AND seq = ? AND hash = ?"  # noqa: S608  # a table name of ours
+            return bool(hashes) and all(connection.execute(sql, key).fetchone()[0] for key in hashes)
+        finally:
+            connection.close()
+
+    def _drop_connection(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+@contextmanager
+def _translated(where: Path | str) -> Iterator[None]:
+    """Driver errors as ours, once."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _translate(error, where) from error
+    except OSError as error:
+        raise BackendError(f"{where} cannot be opened: {error}") from error
+
+
+def _translate(error: sqlite3.Error, where: Path | str) -> FlujoError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return BackendBusy(f"{where} stayed locked by another process. Nothing was saved: try again.")
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return CorruptState(f"{where} cannot be read ({error}). It was left as it is: restore it from a backup.")
+    return BackendError(f"{where} failed: {error}. Nothing was saved.")
+
+

@@ -1,0 +1,67 @@
+"""The SQLite backend's tables, made from the records, and the triggers that keep history as it was."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import datetime
+
+from flujo.codec import RECORDS, columns, kinds
+from flujo.errors import CorruptState
+from flujo.records import AuditEvent, HumanTask, Record, RunHead
+from flujo.status import ACTIVE
+
+SCHEMA_VERSION = 1
+TABLES: dict[type[Record], str] = {record: f"flujo_{record.table}" for record in RECORDS}
+_SQL_TYPES = {int: "INTEGER", bool: "INTEGER", str: "TEXT", datetime: "TEXT"}
+
+
+def create_tables(connection: sqlite3.Connection) -> None:
+    """Create what is missing. Raises `CorruptState` for a file that another program or a newer Flujo wrote."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == SCHEMA_VERSION:
+        return
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if version > SCHEMA_VERSION or (version == 0 and tables and not _is_ours(connection)):
+        raise CorruptState(
+            f"The file has the schema version {version} and {tables} tables: it belongs to another program or a newer "
+            "Flujo. It was left as it is."
+        )
+    connection.execute("BEGIN IMMEDIATE")
+    for statement in _statements():
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    connection.execute("COMMIT")
+
+
+def _is_ours(connection: sqlite3.Connection) -> bool:
+    """Another process may just have created the tables between our two reads."""
+    return connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+
+
+def _statements() -> list[str]:
+    tables = [_table(record) for record in RECORDS]
+    run, events, tasks = TABLES[RunHead], TABLES[AuditEvent], TABLES[HumanTask]
+    active = ", ".join(f"'{status.value}'" for status in sorted(ACTIVE))
+    return [
+        *tables,
+        f"CREATE INDEX IF NOT EXISTS {run}_by_status ON {run} (status, updated_at)",
+        f"CREATE INDEX IF NOT EXISTS {tasks}_open ON {tasks} (status, raised_at)",
+        _refuse("update", f"UPDATE ON {events}", "audit events are never changed"),
+        _refuse("delete", f"DELETE ON {events}", "audit events are never deleted"),
+    ] + [_refuse("active", f"DELETE ON {run} WHEN OLD.status IN ({active})", "an active run is never deleted")]
+
+
+def _refuse(name: str, what: str, why: str) -> str:
+    event, _, rest = what.partition(" ON ")
+    table, _, condition = rest.partition(" ")
+    return (
+        f"CREATE TRIGGER IF NOT EXISTS {table}_{name} BEFORE {event} ON {table} {condition} "
+        f"BEGIN SELECT RAISE(ABORT, '{why}'); END"
+    )
+
+
+def _table(record: type[Record]) -> str:
+    of = kinds(record)
+    typed = [f"{name} {_SQL_TYPES.get(of[name], 'TEXT')}" for name in columns(record)]
+    key = ", ".join(record.key)
+    return f"CREATE TABLE IF NOT EXISTS {TABLES[record]} ({', '.join(typed)}, PRIMARY KEY ({key})) STRICT"

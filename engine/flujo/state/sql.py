@@ -1,0 +1,232 @@
+"""Runs as rows of an SQL database: the statements that the SQLite and the Django backend share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cached_property, lru_cache
+from typing import Any, Protocol, TypeVar
+
+from flujo.batch import Batch
+from flujo.codec import RECORDS, columns, isoformat, kinds
+from flujo.document import RunDocument
+from flujo.errors import CorruptState, Fenced
+from flujo.records import (
+    Attempt,
+    AuditEvent,
+    Checkpoint,
+    Decision,
+    HumanTask,
+    Record,
+    RunHead,
+    RunInput,
+    Tombstone,
+)
+from flujo.status import TERMINAL, RunStatus, TaskStatus
+
+R = TypeVar("R", bound=Record)
+_GONE_WITH_THE_RUN: tuple[type[Record], ...] = (Decision, HumanTask, Attempt, Checkpoint, RunInput)
+
+
+class Cursor(Protocol):
+    """The part of a DB-API cursor that is used here."""
+
+    rowcount: int
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> Any: ...
+    def fetchone(self) -> Any: ...
+    def fetchall(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How one database spells things: table names, the parameter mark, times, and how a row is locked for a write."""
+
+    tables: dict[type[Record], str]
+    mark: str = "?"
+    time_to_db: Callable[[datetime], Any] = isoformat
+    lock: str = ""
+    _cache: dict[Any, str] = field(default_factory=dict)
+
+    def to_db(self, value: Any) -> Any:
+        if isinstance(value, datetime):
+            return self.time_to_db(value)
+        return value.value if isinstance(value, StrEnum) else value
+
+    def select(self, record: type[Record], where: str = "run_id = {0}", suffix: str = "") -> str:
+        """SELECT all columns of a record; `{0}` in `where` stands for a parameter."""
+        key = (record, where, suffix)
+        if key not in self._cache:
+            names = ", ".join(columns(record))
+            condition = where.format(*[self.mark] * 9)
+            self._cache[key] = f"SELECT {names} FROM {self.tables[record]} WHERE {condition}{suffix}"  # noqa: S608  # names are ours, values are parameters
+        return self._cache[key]
+
+    def insert(self, record: type[Record], rows: int) -> str:
+        key = (record, rows)
+        if key not in self._cache:
+            names = columns(record)
+            values = "(" + ", ".join([self.mark] * len(names)) + ")"
+            self._cache[key] = (
+                f"INSERT INTO {self.tables[record]} ({', '.join(names)}) VALUES {', '.join([values] * rows)}"  # noqa: S608  # names are ours, values are parameters
+            )
+        return self._cache[key]
+
+    def update(self, record: type[Record], changed: tuple[str, ...], where: tuple[str, ...]) -> str:
+        key = (record, changed, where)
+        if key not in self._cache:
+            assignments = ", ".join(f"{name} = {self.mark}" for name in changed)
+            condition = " AND ".join(f"{name} = {self.mark}" for name in where)
+            self._cache[key] = f"UPDATE {self.tables[record]} SET {assignments} WHERE {condition}"  # noqa: S608  # names are ours, values are parameters
+        return self._cache[key]
+
+
+class SqlView:
+    """One run inside a transaction, read as a transition asks for it: a `RunView`."""
+
+    def __init__(self, cursor: Cursor, dialect: Dialect, run_id: str) -> None:
+        self.run_id = run_id
+        self._cursor = cursor
+        self._dialect = dialect
+
+    def _rows(self, record: type[R], where: str = "run_id = {0}", *more: Any, suffix: str = "") -> list[R]:
+        parameters = (self.run_id, *map(self._dialect.to_db, more))
+        return fetch(self._cursor, self._dialect, record, where, parameters, suffix)
+
+    @cached_property
+    def head(self) -> RunHead | None:
+        return _only(self._rows(RunHead, suffix=self._dialect.lock))
+
+    @cached_property
+    def tombstone(self) -> Tombstone | None:
+        return _only(self._rows(Tombstone))
+
+    def checkpoint(self, path: str) -> Checkpoint | None:
+        return _only(self._rows(Checkpoint, "run_id = {0} AND path = {1}", path))
+
+    def attempts_of(self, path: str) -> list[Attempt]:
+        return self._rows(Attempt, "run_id = {0} AND path = {1} ORDER BY number", path)
+
+    def open_attempts(self) -> list[Attempt]:
+        done = f"SELECT path FROM {self._dialect.tables[Checkpoint]} WHERE run_id = {{1}}"  # noqa: S608  # a table name of ours
+        return self._rows(Attempt, f"run_id = {{0}} AND outcome IS NULL AND path NOT IN ({done})", self.run_id)
+
+    def human_task(self, path: str) -> HumanTask | None:
+        found = self._rows(HumanTask, "run_id = {0} AND path = {1} ORDER BY generation DESC LIMIT 1", path)
+        return _only(found)
+
+    def open_human_tasks(self) -> list[HumanTask]:
+        return self._rows(HumanTask, "run_id = {0} AND status = {1} ORDER BY generation", TaskStatus.OPEN)
+
+    def decision(self, path: str, generation: int) -> Decision | None:
+        return _only(self._rows(Decision, "run_id = {0} AND path = {1} AND generation = {2}", path, generation))
+
+    def document(self) -> RunDocument | None:
+        """The whole run without its audit events; None when the store knows nothing of it."""
+        records: list[Record] = []
+        for kind in RECORDS:
+            if kind is not AuditEvent:
+                records += self._rows(kind)
+        return RunDocument.of(self.run_id, records) if records else None
+
+    def events(self) -> list[AuditEvent]:
+        return self._rows(AuditEvent, "run_id = {0} ORDER BY seq")
+
+
+def fetch(
+    cursor: Cursor, dialect: Dialect, record: type[R], where: str, parameters: Sequence[Any], suffix: str = ""
+) -> list[R]:
+    """The records that a condition selects. Raises `CorruptState` when a row is none."""
+    cursor.execute(dialect.select(record, where, suffix), parameters)
+    readers = _readers(record)
+    try:
+        return [
+            record(*[value if read is None or value is None else read(value) for read, value in zip(readers, row)])  # noqa: B905  # as many columns as readers
+            for row in cursor.fetchall()
+        ]
+    except (TypeError, ValueError) as error:
+        raise CorruptState(f"A stored {record.__name__} cannot be read: {error}") from error
+
+
+def write(cursor: Cursor, dialect: Dialect, batch: Batch) -> None:
+    """Write a batch into the caller's transaction. Raises `Fenced` when the run is no longer as `before` says."""
+    _write_head(cursor, dialect, batch)
+    for kind, rows in _by_kind(batch.inserts):
+        values = [dialect.to_db(getattr(row, name)) for row in rows for name in columns(kind)]
+        cursor.execute(dialect.insert(kind, len(rows)), values)
+    for row in batch.updates:
+        kind = type(row)
+        changed = tuple(name for name in columns(kind) if name not in kind.key)
+        values = [dialect.to_db(getattr(row, name)) for name in (*changed, *kind.key)]
+        cursor.execute(dialect.update(kind, changed, kind.key), values)
+
+
+def replace(cursor: Cursor, dialect: Dialect, stored: RunDocument | None, document: RunDocument) -> None:
+    """Write a whole run over a stored one of the same history; audit events that are stored stay as they are."""
+    known = {row.key_values() for row in stored.events()} if stored else set()
+    for kind in (*_GONE_WITH_THE_RUN, RunHead, Tombstone):
+        cursor.execute(f"DELETE FROM {dialect.tables[kind]} WHERE run_id = {dialect.mark}", [document.run_id])  # noqa: S608  # names are ours, values are parameters
+    for kind, rows in _by_kind(document.records()):
+        for row in rows:
+            if row.key_values() not in known or kind is not AuditEvent:
+                values = [dialect.to_db(getattr(row, name)) for name in columns(kind)]
+                cursor.execute(dialect.insert(kind, 1), values)
+
+
+def _write_head(cursor: Cursor, dialect: Dialect, batch: Batch) -> None:
+    before, after = batch.before, batch.head
+    if before is None:
+        assert after is not None  # noqa: S101  # a run that is not there is not deleted
+        cursor.execute(
+            dialect.insert(RunHead, 1), [dialect.to_db(getattr(after, name)) for name in columns(RunHead)]
+        )
+    elif after is None:
+        _delete(cursor, dialect, before)
+    else:
+        changed = tuple(name for name in columns(RunHead) if getattr(before, name) != getattr(after, name))
+        values = [dialect.to_db(getattr(after, name)) for name in changed]
+        sql = dialect.update(RunHead, changed, ("run_id", "seq", "fence", "status"))
+        cursor.execute(sql, [*values, before.run_id, before.seq, before.fence, before.status.value])
+        _check_one(cursor, before)
+
+
+def _delete(cursor: Cursor, dialect: Dialect, before: RunHead) -> None:
+    for kind in _GONE_WITH_THE_RUN:
+        cursor.execute(f"DELETE FROM {dialect.tables[kind]} WHERE run_id = {dialect.mark}", [before.run_id])  # noqa: S608  # names are ours, values are parameters
+    terminal = ", ".join(f"'{RunStatus(status).value}'" for status in sorted(TERMINAL))
+    condition = f"run_id = {dialect.mark} AND seq = {dialect.mark} AND status IN ({terminal})"
+    cursor.execute(f"DELETE FROM {dialect.tables[RunHead]} WHERE {condition}", [before.run_id, before.seq])  # noqa: S608  # names are ours, values are parameters
+    _check_one(cursor, before)
+
+
+def _check_one(cursor: Cursor, before: RunHead) -> None:
+    if cursor.rowcount != 1:
+        raise Fenced(f"Run {before.run_id} changed meanwhile. Nothing was written.")
+
+
+def _by_kind(records: list[Record]) -> Iterator[tuple[type[Record], list[Record]]]:
+    kinds_in_order = dict.fromkeys(type(record) for record in records)
+    for kind in kinds_in_order:
+        yield kind, [record for record in records if type(record) is kind]
+
+
+def _only(rows: list[R]) -> R | None:
+    return rows[0] if rows else None
+
+
+@lru_cache(maxsize=32)
+def _readers(record: type[Record]) -> tuple[Callable[[Any], Any] | None, ...]:
+    return tuple(_reader(kind) for kind in kinds(record).values())
+
+
+def _reader(kind: type) -> Callable[[Any], Any] | None:
+    if kind is datetime:
+        return _time_from_db
+    return kind if kind is bool or issubclass(kind, StrEnum) else None
+
+
+def _time_from_db(value: Any) -> datetime:
+    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -1,0 +1,125 @@
+"""Deciding a human task: one transaction from the permission to the hint, the same for every way in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.db import transaction
+from django.utils import timezone
+from flujo import transitions
+from flujo.errors import (
+    AlreadyDecided,
+    FlujoError,
+    HumanTaskClosed,
+    HumanTaskNotFound,
+    NotAllowed,
+    PipelineChanged,
+    PipelineNotFound,
+    StaleDecision,
+)
+from flujo.human import HumanStep, Reject
+from flujo.records import Decision
+from flujo.result import node_at
+from flujo.runner import answer_to
+from flujo.status import DecisionOutcome, TaskStatus
+
+from runs import access, dispatch
+from runs.models import HumanTask
+from runs.registry import registry
+from runs.services import site_audit
+from runs.state_backend import DjangoBackend
+
+if TYPE_CHECKING:
+    from runs.services.origin import Origin
+
+_REFUSALS = (NotAllowed, AlreadyDecided, StaleDecision, HumanTaskClosed)
+
+
+def decide(
+    *,
+    actor: access.User,
+    task_id: int,
+    generation: int,
+    digest: str,
+    outcome: DecisionOutcome,
+    data: Any,
+    reason: str,
+    key: str,
+    origin: Origin,
+) -> Decision:
+    """Record `actor`'s decision on a human task and wake its run.
+
+    `data` is the JSON-ready answer, which a rejection does not need; `digest` and `generation` are those of the page
+    that was shown; the same `key` with the same answer gives the first result again. Raises `HumanTaskNotFound`,
+    `NotAllowed`, `AlreadyDecided` and `StaleDecision` (409), `HumanTaskClosed` (410), `InvalidAnswer` (422); none of
+    them touches the pause, and each refusal is audited.
+    """
+    try:
+        with transaction.atomic():
+            task = _visible_task(actor, task_id)
+            _check_open_to(actor, task)
+            answer = answer_to(
+                _gate(task),
+                Reject(reason) if outcome is DecisionOutcome.REJECTED else data,
+                path=task.path,
+                generation=generation,
+                digest=digest,
+                actor=actor.get_username(),
+                reason=reason,
+                channel=origin.channel,
+                key=key,
+            )
+            decided = transitions.decide(answer, now=timezone.now(), claim=None, facts=origin.facts())
+            batch = DjangoBackend().transact_now(task.run_id, decided)
+            if batch.writes:
+                dispatch.hint_on_commit(task.run_id)
+            return batch.result  # type: ignore[no-any-return]  # a batch carries any transition's result
+    except _REFUSALS as refusal:
+        _record_refusal(actor, task_id, refusal, origin)
+        raise
+
+
+def _visible_task(actor: access.User, task_id: int) -> HumanTask:
+    task = access.visible_tasks(actor).filter(pk=task_id).first()
+    if task is None:
+        raise HumanTaskNotFound("There is no such request, or you may not see it.")
+    return task
+
+
+def _check_open_to(actor: access.User, task: HumanTask) -> None:
+    if task.status == TaskStatus.CLOSED:
+        raise HumanTaskClosed(f"This request is closed: {task.closed_reason}.", closed_at=task.closed_at)
+    refusal = access.may_decide(actor, task)
+    if refusal is not None:
+        raise NotAllowed(refusal)
+
+
+def _gate(task: HumanTask) -> HumanStep:
+    """The code's human step behind a stored task. Without it the answer could not be validated, nor the run go on."""
+    try:
+        pipeline = registry.get(task.run.pipeline, task.run.version).pipeline
+    except PipelineNotFound as error:
+        raise PipelineChanged(
+            f"{task.run.pipeline} {task.run.version} is not registered on this server, so the answer cannot be "
+            "checked. The run is still paused: deploy that version, then decide."
+        ) from error
+    gate = node_at(pipeline, task.path)
+    if not isinstance(gate, HumanStep):
+        raise PipelineChanged(f"{task.run.pipeline} {task.run.version} has no human task {task.path!r} any more.")
+    return gate
+
+
+def _record_refusal(actor: access.User, task_id: int, refusal: FlujoError, origin: Origin) -> None:
+    """In a transaction of its own, since the refusal rolled back the decision's."""
+    task = HumanTask.objects.filter(pk=task_id).first()
+    site_audit.record(
+        "decision.refused",
+        actor=actor.get_username(),
+        run_id=task.run_id if task else "",
+        origin=origin,
+        path=task.path if task else "",
+        code=refusal.code,
+        message=refusal.message,
+    )
+
+

@@ -1,0 +1,211 @@
+"""The ORM backend: runs as rows of Django's database, written by cursor SQL in one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
+from functools import cache
+from typing import Any, ClassVar, TypeVar
+
+from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, connections, transaction
+from django.utils import timezone
+from flujo import records
+from flujo.batch import Batch, Transition
+from flujo.document import RunDocument
+from flujo.errors import BackendBusy, BackendError, Fenced, OutcomeUnknown
+from flujo.lease import is_held
+from flujo.records import AuditEvent, Record, RunHead
+from flujo.state.base import StateBackend, check_run_id, compare_and_import
+from flujo.state.sql import Dialect, SqlView, fetch, replace, write
+from flujo.state.workflow_state import document_of, state_of
+from flujo.status import RunStatus
+from flujo.transitions import purge
+
+from runs import models
+
+T = TypeVar("T")
+_WORKERS = 4
+
+_MODELS: dict[type[Record], type[Any]] = {
+    RunHead: models.Run,
+    records.RunInput: models.RunInput,
+    records.Checkpoint: models.Checkpoint,
+    records.Attempt: models.Attempt,
+    records.HumanTask: models.HumanTask,
+    records.Decision: models.Decision,
+    AuditEvent: models.AuditEvent,
+    records.Tombstone: models.Tombstone,
+}
+
+
+class DjangoBackend(StateBackend):
+    """Stores runs in the database `using`; the console shows those of the default one.
+
+    Several processes and hosts may share it. `transact_now` is the whole write path, synchronous; the async methods run
+    it on a few threads that keep their connections.
+    """
+
+    lists_runs: ClassVar[bool] = True
+    shared_by_processes: ClassVar[bool] = True
+
+    def __init__(self, using: str = "default") -> None:
+        self.using = using
+
+    # Writing
+
+    def transact_now(self, run_id: str, transition: Transition) -> Batch:
+        """Decide and write in one transaction, or in the caller's if one is open."""
+        check_run_id(run_id)
+        connection = connections[self.using]
+        nested = connection.in_atomic_block
+        batch: Batch | None = None
+        try:
+            with transaction.atomic(using=self.using):
+                with connection.cursor() as cursor:
+                    batch = transition(SqlView(cursor, _dialect(self.using), run_id))
+                    if batch.writes:
+                        write(cursor, _dialect(self.using), batch)
+        except IntegrityError as error:
+            raise Fenced(f"Run {run_id} changed meanwhile ({error}). Nothing was written.") from error
+        except (DatabaseError, InterfaceError) as error:
+            if nested:
+                raise
+            return self._settle(batch, error)
+        return batch
+
+    def _settle(self, batch: Batch | None, error: Exception) -> Batch:
+        """An error from a commit may come after it: look on a fresh connection which it was."""
+        connection = connections[self.using]
+        connection.close()
+        if "locked" in str(error):
+            raise BackendBusy(f"The database stayed locked. Nothing was saved: try again. ({error})") from error
+        if batch is None or not batch.writes:
+            raise BackendError(f"The database failed: {error}") from error
+        try:
+            if self._is_written(batch):
+                return batch
+        except (DatabaseError, InterfaceError) as again:
+            raise OutcomeUnknown(
+                f"The database did not say whether the write to run {batch.run_id} was saved: {again}"
+            ) from error
+        raise BackendError(f"The database did not accept the write: {error}") from error
+
+    def _is_written(self, batch: Batch) -> bool:
+        chains = {row.hash for row in batch.inserts if isinstance(row, AuditEvent)}
+        stored = models.AuditEvent.objects.using(self.using).filter(run_id=batch.run_id, hash__in=chains)
+        return bool(chains) and stored.count() == len(chains)
+
+    async def transact(self, run_id: str, transition: Transition) -> Batch:
+        return await self._in_thread(lambda: self.transact_now(run_id, transition))
+
+    async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
+        check_run_id(run_id)
+        incoming = document_of(run_id, state)
+        await self._in_thread(lambda: self._import(incoming))
+
+    def _import(self, incoming: RunDocument) -> None:
+        dialect = _dialect(self.using)
+        with transaction.atomic(using=self.using), connections[self.using].cursor() as cursor:
+            view = SqlView(cursor, dialect, incoming.run_id)
+            stored = view.document()
+            if stored is not None:
+                stored = RunDocument.of(incoming.run_id, [*stored.records(), *view.events()])
+            accepted = compare_and_import(incoming, stored, timezone.now())
+            if accepted is not None:
+                replace(cursor, dialect, stored, accepted)
+
+    # Reading
+
+    async def load(self, run_id: str) -> RunDocument | None:
+        check_run_id(run_id)
+        return await self._in_thread(lambda: self.load_now(run_id))
+
+    def load_now(self, run_id: str) -> RunDocument | None:
+        """The whole run without its audit events; None for an unknown id."""
+        with transaction.atomic(using=self.using), connections[self.using].cursor() as cursor:
+            return SqlView(cursor, _dialect(self.using, for_write=False), run_id).document()
+
+    async def load_state(self, run_id: str) -> dict[str, Any] | None:
+        document = await self.load(run_id)
+        if document is None or document.head is None:
+            return None
+        events = await self.events(run_id)
+        return state_of(RunDocument.of(run_id, [*document.records(), *events]))
+
+    async def delete_state(self, run_id: str) -> None:
+        if await self.load(run_id) is not None:
+            await self.transact(run_id, purge(actor="", reason="delete_state", now=timezone.now(), facts={}))
+
+    async def events(self, run_id: str) -> Iterable[AuditEvent]:
+        return await self._select(AuditEvent, "run_id = {0} ORDER BY seq", run_id)
+
+    async def heads(self, *, limit: int = 100, after: str = "") -> list[RunHead]:
+        return await self._select(RunHead, "run_id > {0} ORDER BY run_id LIMIT {1}", after, limit)
+
+    async def ready(
+        self, now: datetime, limit: int = 100, *, fingerprints: Iterable[str] | None = None
+    ) -> list[RunHead]:
+        known = None if fingerprints is None else set(fingerprints)
+        queued = models.Run.objects.using(self.using).filter(status=RunStatus.QUEUED)
+        if known is not None:
+            queued = queued.filter(fingerprint__in=known)
+        ids = await self._in_thread(lambda: list(queued.order_by("updated_at").values_list("run_id", flat=True)[:limit]))
+        heads = [head for run_id in ids for head in await self._select(RunHead, "run_id = {0}", run_id)]
+        running = await self._select(RunHead, "status = {0}", RunStatus.RUNNING.value)
+        heads += [h for h in running if is_held(h, now) is None and (known is None or h.fingerprint in known)]
+        return heads[:limit]
+
+    async def run_ids(self) -> list[str]:
+        rows = models.AuditEvent.objects.using(self.using).order_by("run_id").values_list("run_id", flat=True).distinct()
+        return await self._in_thread(lambda: list(rows))
+
+    async def _select(self, record: type[Any], where: str, *parameters: Any) -> list[Any]:
+        def select() -> list[Any]:
+            with connections[self.using].cursor() as cursor:
+                return fetch(cursor, _dialect(self.using, for_write=False), record, where, parameters)
+
+        return await self._in_thread(select)
+
+    # Threads
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """Run on one of our threads. Cancelling the wait does not stop the work, which ends by itself."""
+        return await asyncio.shield(asyncio.wrap_future(_submit(self.using, work)))
+
+
+@cache
+def _dialect(using: str, *, for_write: bool = True) -> Dialect:
+    connection = connections[using]
+    return Dialect(
+        tables={record: connection.ops.quote_name(model._meta.db_table) for record, model in _MODELS.items()},
+        mark="%s",
+        time_to_db=connection.ops.adapt_datetimefield_value,
+        lock=" FOR UPDATE" if for_write and connection.features.has_select_for_update else "",
+    )
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="flujo-store")
+
+
+def _submit(using: str, work: Callable[[], T]) -> Future[T]:
+    def call() -> T:
+        try:
+            return work()
+        except (DatabaseError, InterfaceError):
+            connections[using].close()  # it may be broken; the next call opens another
+            raise
+
+    return _pool().submit(call)
+
+
+def close_store_threads() -> None:
+    """End the store's threads and with them their connections, before the process forks or a test drops its database."""
+    pool = _pool()
+    _pool.cache_clear()
+    for _ in range(_WORKERS):
+        pool.submit(connections.close_all)
+    pool.shutdown(wait=True)
