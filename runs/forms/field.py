@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from django.core.files.uploadedfile import UploadedFile as DjangoFile
 from django.forms.utils import flatatt
 from django.http import QueryDict
 from django.utils.datastructures import MultiValueDict
@@ -16,7 +15,7 @@ from runs.forms.refused import Refused
 from runs.forms.spec import MISSING, Spec
 from runs.uploads import User
 
-Files = MultiValueDict[str, "DjangoFile[Any]"]
+Files = MultiValueDict[str, Any]
 MAX_INPUTS = 800
 """How many inputs one form may have: Django refuses a post of more than 1,000 values."""
 
@@ -31,6 +30,7 @@ class Scene:
     disabled: bool = False
     inputs: int = 0
     row_actions: bool = False
+    unions: bool = False
 
     def texts(self, name: str) -> list[str]:
         return self.data.getlist(name) if self.data is not None else []

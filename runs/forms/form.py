@@ -128,6 +128,11 @@ class SchemaForm:
         return self.scene.row_actions and not self.disabled
 
     @property
+    def has_script(self) -> bool:
+        """Whether a script makes the form nicer."""
+        return self.has_row_actions or self.scene.unions
+
+    @property
     def refresh_name(self) -> str:
         return names.control(self.prefix, names.REFRESH)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from runs.forms import names
-from runs.forms.choices import Choice, label_of
+from runs.forms.choices import Choice
 from runs.forms.field import Field, Scene
 from runs.forms.spec import MISSING, Spec, Variant
 from runs.forms.texts import Json
@@ -147,13 +147,14 @@ class Union(Composite):
         values: Mapping[str, Any] = self.initial if isinstance(self.initial, Mapping) else {}
         variants = builder.definitions.variants(spec.schema)
         options = {"enum": [value for variant in variants for value in variant.values]}
-        choice = builder.definitions.spec(options, name=self.property)
+        choice_spec = builder.definitions.spec(options, name=self.property)
         self.choice = Choice(
-            choice, name=names.child(name, self.property), scene=scene, initial=values.get(self.property, MISSING)
+            choice_spec, name=names.child(name, self.property), scene=scene, initial=values.get(self.property, MISSING)
         )
         picked = self.choice.picked
         self.lazy = builder.inside_union
         scene.row_actions |= self.lazy
+        scene.unions = True
         self.groups = [
             VariantGroup(
                 variant.spec,
@@ -166,6 +167,9 @@ class Union(Composite):
             for index, variant in enumerate(variants)
             if variant.has(picked) or not self.lazy
         ]
+
+        for group in self.groups:
+            group.tokens = json.dumps([self.choice.token_of(value) for value in group.variant.values])
 
     @property
     def picked(self) -> VariantGroup | None:
@@ -203,9 +207,5 @@ class VariantGroup(Group):
 
     def __init__(self, spec: Spec, *, variant: Variant, builder: Builder, **options: Any) -> None:
         self.variant = variant
-        super().__init__(spec, builder=builder, without=variant.property, **options)
-
-    @property
-    def tokens(self) -> str:
-        """The options of the choice that show this group, as the script compares them."""
-        return json.dumps([label_of(value) for value in self.variant.values])
+        self.tokens = ""  # the choice's tokens that show this group, as the script compares them
+        super().__init__(spec, builder=builder, without=variant.name, **options)

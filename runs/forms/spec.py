@@ -47,7 +47,7 @@ class Spec:
 class Variant:
     """One model of a discriminated union, and the values of the property that choose it."""
 
-    property: str
+    name: str
     values: tuple[Any, ...]
     schema: Schema
 
@@ -164,7 +164,7 @@ class Definitions:
             values = part.get("enum", [part["const"]] if "const" in part else [])
             if not values:
                 return []
-            found.append(Variant(property=name, values=tuple(values), schema=model))
+            found.append(Variant(name=name, values=tuple(values), schema=model))
         return found
 
     def holds_secret(self, schema: Any) -> bool:
