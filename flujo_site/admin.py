@@ -1,6 +1,6 @@
 """The ledger in the admin: to be read and searched, never changed."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from django.contrib import admin
 from django.http import HttpRequest
@@ -20,7 +20,7 @@ class LedgerEntryAdmin(_LedgerAdmin):
     list_display = ("invoice_number", "supplier", "issued_on", "total", "run_id", "posted_at")
     search_fields = ("invoice_number", "supplier", "vat_id", "run_id")
     date_hierarchy = "issued_on"
-    actions: ClassVar = None
+    actions = None
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

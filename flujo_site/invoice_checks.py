@@ -7,6 +7,7 @@ from decimal import ROUND_HALF_UP, Decimal
 
 from flujo_site import vat
 from flujo_site.invoices import (
+    Accepted,
     DuplicateTreatment,
     Findings,
     Invoice,
@@ -42,24 +43,25 @@ def computed_total(invoice: Invoice) -> Decimal | None:
     return invoice.net + (invoice.net * invoice.tax_rate / 100).quantize(_CENT, ROUND_HALF_UP)
 
 
-def choose(file: InvoiceFile, findings: Findings, review: InvoiceReview | None) -> list[tuple[Invoice, Decimal]]:
-    """The invoices to post, each with the total to post, in file order and within the approved total.
+def choose(file: InvoiceFile, findings: Findings, review: InvoiceReview | None) -> list[Accepted]:
+    """The invoices to post, in file order and within the approved total.
 
     Without a review nothing was off, and every invoice is posted as stated.
     """
     kinds: dict[int, set[ProblemKind]] = defaultdict(set)
     for problem in findings.problems:
         kinds[problem.line].add(problem.kind)
-    chosen: list[tuple[Invoice, Decimal]] = []
+    chosen: list[Accepted] = []
     numbers: set[tuple[str, str]] = set()
-    left = review.approved_total if review else None
+    left = review.approved_total if review else Decimal("Infinity")
     for invoice in file.invoices:
         total = _total_to_post(invoice, kinds[invoice.line], review)
-        if total is None or _identity(invoice) in numbers or (left is not None and total > left):
+        if total is None or invoice.issued_on is None or _identity(invoice) in numbers or total > left:
             continue
         numbers.add(_identity(invoice))
-        left = None if left is None else left - total
-        chosen.append((invoice, total))
+        left -= total
+        row = invoice.model_dump(include={"line", "number", "supplier", "vat_id", "issued_on"})
+        chosen.append(Accepted(**row, total=total))
     return chosen
 
 

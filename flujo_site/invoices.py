@@ -58,6 +58,17 @@ class InvoiceFile(Record):
     invoices: list[Invoice]
 
 
+class Accepted(Record):
+    """An invoice to be posted, and the total to post it with."""
+
+    line: int
+    number: str
+    supplier: str
+    vat_id: str
+    issued_on: date
+    total: Decimal
+
+
 class ProblemKind(StrEnum):
     """What can be wrong with an invoice."""
 

@@ -7,7 +7,7 @@ from hashlib import sha256
 from django.db import connection, transaction
 from django.db.models import Sum
 
-from flujo_site.invoices import Invoice
+from flujo_site.invoices import Accepted
 from flujo_site.models import LedgerEntry
 from flujo_site.record import Record
 
@@ -20,8 +20,8 @@ class Posting(Record):
     held_back_count: int
 
 
-def post(chosen: Sequence[tuple[Invoice, Decimal]], *, run_id: str, key: str, invoice_count: int) -> Posting:
-    """Post each invoice with its total under an idempotency key of its own, all or none.
+def post(accepted: Sequence[Accepted], *, run_id: str, key: str, invoice_count: int) -> Posting:
+    """Post each invoice under an idempotency key of its own, all or none.
 
     `key` is the step's idempotency key: a repeated attempt comes with the same one and posts nothing twice.
     """
@@ -32,10 +32,10 @@ def post(chosen: Sequence[tuple[Invoice, Decimal]], *, run_id: str, key: str, in
             supplier=invoice.supplier,
             vat_id=invoice.vat_id,
             issued_on=invoice.issued_on,
-            total=total,
+            total=invoice.total,
             idempotency_key=_entry_key(key, invoice),
         )
-        for invoice, total in chosen
+        for invoice in accepted
     ]
     try:
         with transaction.atomic():
@@ -54,5 +54,5 @@ class LedgerConflict(RuntimeError):
     """The ledger holds some of the invoices under other keys; nothing was posted."""
 
 
-def _entry_key(key: str, invoice: Invoice) -> str:
+def _entry_key(key: str, invoice: Accepted) -> str:
     return sha256(f"{key}\n{invoice.line}\n{invoice.number}".encode()).hexdigest()

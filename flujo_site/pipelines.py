@@ -81,8 +81,8 @@ def post(answer: InvoiceReview | Findings, context: IntakeContext, ctx: StepCont
     """Post the accepted invoices to the ledger."""
     decided = answer if isinstance(answer, InvoiceReview) else None
     file = ctx.output_of("parse")
-    chosen = invoice_checks.choose(file, ctx.output_of("find_problems"), decided)
-    posting = ledger.post(chosen, run_id=ctx.run_id, key=ctx.idempotency_key, invoice_count=len(file.invoices))
+    accepted = invoice_checks.choose(file, ctx.output_of("find_problems"), decided)
+    posting = ledger.post(accepted, run_id=ctx.run_id, key=ctx.idempotency_key, invoice_count=len(file.invoices))
     context.posted_total = posting.posted_total
     return posting
 

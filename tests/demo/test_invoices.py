@@ -46,8 +46,7 @@ def review(**answers: object) -> InvoiceReview:
 
 
 def posted(file: InvoiceFile, decided: InvoiceReview | None) -> list[tuple[str, str]]:
-    chosen = invoice_checks.choose(file, examine(file), decided)
-    return [(invoice.number, str(total)) for invoice, total in chosen]
+    return [(row.number, str(row.total)) for row in invoice_checks.choose(file, examine(file), decided)]
 
 
 def test_the_sample_files_regenerate_to_identical_bytes() -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.core.files.base import ContentFile
-from flujo import Flujo, PipelineResult, Reject, StateBackend
+from flujo import Flujo, Pause, PipelineResult, Reject, StateBackend
 from flujo.errors import InvalidAnswer, InvalidInput
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.status import Outcome, RunStatus
@@ -47,29 +48,35 @@ async def intake(backend: StateBackend, **given: Any) -> PipelineResult:
     return await runner("invoice-intake", backend).run_async(given)
 
 
-def titles(result: PipelineResult) -> list[str]:
-    return [step.name for step in result.step_history]
+def asked(result: PipelineResult) -> Pause:
+    assert result.pause is not None
+    return result.pause
+
+
+def context_of(result: PipelineResult) -> dict[str, Any]:
+    return result.final_pipeline_context.model_dump()
 
 
 async def test_invoice_intake_asks_nobody_about_a_clean_file_and_posts_all_of_it(backend: StateBackend) -> None:
     result = await intake(backend, sample="invoices-clean.csv")
     assert result.status is RunStatus.COMPLETED
     assert result.output.posted_count == await LedgerEntry.objects.acount() == 180
-    assert result.final_pipeline_context.posted_total == result.output.posted_total == Decimal("273630.91")
+    assert context_of(result)["posted_total"] == result.output.posted_total == Decimal("273630.91")
 
 
 async def test_invoice_intake_asks_about_a_clean_file_when_the_limit_is_lower(backend: StateBackend) -> None:
     result = await intake(backend, sample="invoices-clean.csv", limit="4000")
     assert result.status is RunStatus.PAUSED
-    assert "over limit" in result.pause.message
+    assert "over limit" in asked(result).message
 
 
 async def test_invoice_intake_pauses_with_a_form_for_finance(backend: StateBackend) -> None:
     result = await intake(backend)
-    assert (result.status, result.pause.path) == (RunStatus.PAUSED, "review")
-    assert result.pause.candidates == ["group:finance"]
-    assert result.pause.message.startswith("37 of 325 invoices in invoices-2026-q3.csv need a decision")
-    assert result.pause.schema["required"] == ["approved_total", "note"]
+    question = asked(result)
+    assert (result.status, question.path, question.kind) == (RunStatus.PAUSED, "review", "form")
+    assert question.candidates == ["group:finance"]
+    assert question.message.startswith("37 of 325 invoices in invoices-2026-q3.csv need a decision")
+    assert (question.schema or {})["required"] == ["approved_total", "note"]
     assert not await LedgerEntry.objects.aexists()
 
 
@@ -100,12 +107,10 @@ async def test_invoice_intake_rejected_posts_nothing(backend: StateBackend) -> N
 
 
 async def test_invoice_intake_reads_an_upload(backend: StateBackend) -> None:
-    from asgiref.sync import sync_to_async
-
     lines = (DEMO_DATA / "invoices-clean.csv").read_bytes().splitlines(keepends=True)[:11]
     upload = await sync_to_async(store_upload)(ContentFile(b"".join(lines), name="mine.csv"), None)
     result = await intake(backend, upload=upload.model_dump())
-    assert result.final_pipeline_context.file == "mine.csv"
+    assert context_of(result)["file"] == "mine.csv"
     assert result.output.posted_count == 10
 
 
@@ -130,7 +135,7 @@ async def test_release_checklist_records_the_notes_after_the_go(
 ) -> None:
     checklist = runner("release-checklist", backend)
     paused = await checklist.run_async({"version": "1.0.0"}, run_id="r1")
-    assert paused.pause.message.startswith("Release 1.0.0 of shop at ")
+    assert asked(paused).message.startswith("Release 1.0.0 of shop at ")
     result = await checklist.resume_async(paused, True)
     assert (data_folder / result.output.path).read_text().startswith("# 1.0.0\n\nThe first release.")
     assert result.output.path == "releases/r1.md"
@@ -157,7 +162,7 @@ async def test_release_checklist_of_a_forbidden_folder_fails_saying_why(
 async def test_data_export_asks_two_people_and_writes_the_file(backend: StateBackend, data_folder: Path) -> None:
     export = runner("data-export-request", backend)
     first = await export.run_async({"email": busiest()["email"]}, run_id="x1")
-    assert first.pause.path == "privacy_review"
+    assert asked(first).path == "privacy_review"
     answer = {
         "lawful_basis": "right of access (Art. 15)",
         "identity_check": "saw an identity document",
@@ -165,8 +170,8 @@ async def test_data_export_asks_two_people_and_writes_the_file(backend: StateBac
         "withhold": ["messages"],
     }
     second = await export.resume_async(first, answer)
-    assert (second.pause.path, second.pause.kind) == ("hand_over", "bool")
-    assert "without messages" in second.pause.message
+    assert (asked(second).path, asked(second).kind) == ("hand_over", "bool")
+    assert "without messages" in asked(second).message
     assert not (data_folder / "exports").exists()
     result = await export.resume_async(second, True)
     file = json.loads((data_folder / result.output.path).read_text())
