@@ -1,0 +1,128 @@
+"""What a person sent to decide a human task: the answer, the reason, and which request they saw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from flujo.status import DecisionOutcome
+
+from runs.forms import SchemaForm
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest, QueryDict
+    from flujo.errors import FlujoError
+
+    from runs.access import User
+    from runs.queries.human_task import RequestPage
+
+REASON_ID, TEXT_ID = "decision-reason", "decision-answer"
+MAX_TEXT = 100_000
+
+
+@dataclass(slots=True)
+class DecisionForm:
+    """The form as it is shown; `sent` is what was posted, None on a first look."""
+
+    page: RequestPage
+    user: User
+    sent: QueryDict | None = None
+    fields: SchemaForm | None = None
+    errors: list[tuple[str, str]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, page: RequestPage, request: HttpRequest) -> DecisionForm:
+        """The form of `page` with what `request` posted, if it did."""
+        sent, user = (request.POST, request.user) if request.method == "POST" else (None, request.user)
+        form = cls(page, user, sent)
+        if page.task.kind == "form" and page.values_visible:
+            answer = page.answer
+            form.fields = SchemaForm(
+                page.schema,
+                data=sent,
+                files=request.FILES if sent is not None else None,
+                initial=answer.data if answer else None,
+                user=user,
+                disabled=sent is None and not form.usable,
+            )
+        return form
+
+    @property
+    def usable(self) -> bool:
+        """Whether this person may decide this request now."""
+        return self.page.open and not self.page.refusal
+
+    @property
+    def outcome(self) -> DecisionOutcome:
+        """What the pressed button says; anything but Reject is the other one."""
+        rejects = self._text("outcome") == DecisionOutcome.REJECTED
+        return DecisionOutcome.REJECTED if rejects else DecisionOutcome.APPROVED
+
+    @property
+    def reason(self) -> str:
+        answer = self.page.answer
+        return self._text("reason").strip() if self.sent is not None else (answer.reason if answer else "")
+
+    @property
+    def text(self) -> str:
+        """The written answer."""
+        answer = self.page.answer
+        if self.sent is not None:
+            return self._text("answer").replace("\r\n", "\n")
+        return str(answer.data) if answer and isinstance(answer.data, str) else ""
+
+    @property
+    def key(self) -> str:
+        """The idempotency key: made when the form is first shown, kept when it comes back."""
+        return self._text("key")[:100] or uuid4().hex
+
+    @property
+    def generation(self) -> int:
+        """The generation of the request that was shown."""
+        sent = self._text("generation")
+        return int(sent) if sent.isdecimal() and len(sent) < 19 else -1
+
+    @property
+    def digest(self) -> str:
+        return self._text("digest")
+
+    @property
+    def answer(self) -> Any:
+        """The answer as JSON; read it after `complete`."""
+        if self.outcome == DecisionOutcome.REJECTED:
+            return None
+        if self.fields is not None:
+            return self.fields.value
+        return True if self.page.task.kind == "bool" else self.text
+
+    @property
+    def changes_rows(self) -> bool:
+        """Whether a button inside the typed form was pressed (add a row, remove one): nothing is decided."""
+        return self.fields is not None and self.fields.is_row_action
+
+    def complete(self) -> bool:
+        """Whether everything the chosen button needs is there; else `errors` says what is missing."""
+        if self.changes_rows:
+            return False
+        if self.outcome == DecisionOutcome.REJECTED:
+            if not self.reason:
+                self.errors.append(
+                    (REASON_ID, "Give a reason for rejecting: it is kept with the run and in the audit.")
+                )
+        elif self.page.task.kind == "text" and not self.text.strip():
+            self.errors.append((TEXT_ID, "Write an answer."))
+        elif self.fields is not None and not self.fields.is_valid():
+            return False
+        return not self.errors
+
+    def refuse(self, error: FlujoError) -> None:
+        """Show at its fields what the engine did not accept."""
+        found = error.details.get("errors", [])
+        if self.fields is not None and found:
+            self.fields.add_errors(found)
+        elif found:
+            self.errors.append((TEXT_ID, error.message))
+
+    def _text(self, name: str) -> str:
+        return self.sent.get(name, "") if self.sent is not None else ""

@@ -1,0 +1,141 @@
+"""One request as its page shows it: what is asked, on what evidence, what was answered, what happened."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from flujo.status import DecisionOutcome, EventKind, TaskStatus
+
+from runs import access
+from runs.models import AuditEvent, Decision, HumanTask, Run
+
+if TYPE_CHECKING:
+    from runs.access import User
+
+HISTORY_WORDS = {
+    EventKind.HUMAN_TASK_RAISED: "The run paused and asked",
+    EventKind.DECISION_RECORDED: "Decided",
+    EventKind.HUMAN_TASK_CLOSED: "Closed without an answer",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A recorded decision of the run."""
+
+    step_name: str
+    here: bool
+    outcome: str
+    actor: str
+    reason: str
+    channel: str
+    decided_at: datetime
+    data: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """One line of the request's history."""
+
+    kind: str
+    actor: str
+    at: datetime
+
+    @property
+    def words(self) -> str:
+        return HISTORY_WORDS.get(self.kind, self.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestPage:
+    """The page; `refusal` is the sentence that says why this user may not decide, "" when they may.
+
+    `values_visible`: people who may neither decide nor see values get the question without what the run carries.
+    """
+
+    task: HumanTask
+    run: Run
+    subject: str
+    evidence: Any
+    schema: dict[str, Any]
+    candidates: list[str]
+    refusal: str
+    values_visible: bool
+    answers: list[Answer]
+    history: list[Happening]
+
+    @property
+    def open(self) -> bool:
+        return self.task.status == TaskStatus.OPEN
+
+    @property
+    def verb(self) -> str:
+        """What the positive button does."""
+        return {"bool": "Approve", "text": "Answer"}.get(self.task.kind, "Submit")
+
+    @property
+    def step(self) -> int:
+        """The step's place among the top-level steps, from one."""
+        return self.task.position + 1
+
+    @property
+    def answer(self) -> Answer | None:
+        """The decision that stands for this request."""
+        return next((answer for answer in self.answers if answer.here), None)
+
+    @property
+    def earlier(self) -> list[Answer]:
+        """The run's decisions on other requests."""
+        return [answer for answer in self.answers if not answer.here]
+
+    @property
+    def state(self) -> str:
+        """The word for its badge, in `display.STATE_BADGES`."""
+        answer = self.answer
+        if answer is None:
+            return self.task.status
+        if answer.outcome == DecisionOutcome.APPROVED and self.task.kind != "bool":
+            return "answered"
+        return answer.outcome
+
+
+def request_page(user: User, task: HumanTask) -> RequestPage:
+    """Everything the page of `task` shows to `user`, in a fixed number of queries."""
+    open_now = task.status == TaskStatus.OPEN
+    return RequestPage(
+        task=task,
+        run=task.run,
+        subject=task.run.title or task.run.pipeline,
+        evidence=json.loads(task.evidence),
+        schema=json.loads(task.schema) if task.schema else {},
+        candidates=json.loads(task.candidates) if task.candidates else [],
+        refusal=(access.may_decide(user, task) or "") if open_now else "",
+        values_visible=_sees_values(user, task),
+        answers=[_answer(task, decision) for decision in Decision.objects.filter(run=task.run_id)],
+        history=_history(task),
+    )
+
+
+def _sees_values(user: User, task: HumanTask) -> bool:
+    return access.may(user, "decide", task.run.pipeline) or access.may(user, "view_context", task.run.pipeline)
+
+
+def _answer(task: HumanTask, decision: Decision) -> Answer:
+    return Answer(
+        step_name=decision.path,
+        here=(decision.path, decision.generation) == (task.path, task.generation),
+        outcome=decision.outcome,
+        actor=decision.actor,
+        reason=decision.reason,
+        channel=decision.channel,
+        decided_at=decision.decided_at,
+        data=json.loads(decision.data) if decision.data else None,
+    )
+
+
+def _history(task: HumanTask) -> list[Happening]:
+    events = AuditEvent.objects.filter(run_id=task.run_id, path=task.path).order_by("seq")
+    return [Happening(kind, actor, at) for kind, actor, at in events.values_list("kind", "actor", "at")]

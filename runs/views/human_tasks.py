@@ -1,0 +1,106 @@
+"""One human task: what is asked, on what evidence, and the form that decides it."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_POST, require_safe
+from flujo.errors import FlujoError, HumanTaskNotFound
+from flujo.status import DecisionOutcome
+
+from runs import access
+from runs.decision_form import DecisionForm
+from runs.inbox_filter import InboxFilter
+from runs.models import HumanTask
+from runs.queries import inbox
+from runs.queries.human_task import RequestPage, request_page
+from runs.services.decide import decide as record_decision
+from runs.services.origin import origin_of
+from runs.views.errors import respond
+
+TEMPLATE = "human_tasks/detail.html"
+
+
+@require_safe
+@never_cache
+def detail(request: HttpRequest, task_id: int) -> HttpResponse:
+    """The request with its form."""
+    page = _page(request, task_id)
+    return render(request, TEMPLATE, {"page": page, "form": DecisionForm.of(page, request), "nav": "inbox"})
+
+
+@require_safe
+@never_cache
+def fragment(request: HttpRequest, task_id: int) -> HttpResponse:
+    """Where the request stands now, without the form."""
+    page = _page(request, task_id)
+    return render(request, "human_tasks/_status.html", {"page": page, "was_open": request.GET.get("was") == "open"})
+
+
+@require_POST
+@never_cache
+def decide(request: HttpRequest, task_id: int) -> HttpResponse:
+    """Record the decision, or show the form again with everything that was typed."""
+    page = _page(request, task_id)
+    form = DecisionForm.of(page, request)
+    if form.usable and not form.complete():
+        status = 200 if form.changes_rows else 422
+        return render(request, TEMPLATE, {"page": page, "form": form, "nav": "inbox"}, status=status)
+    try:
+        decision = record_decision(
+            actor=request.user,
+            task_id=task_id,
+            generation=form.generation,
+            digest=form.digest,
+            outcome=form.outcome,
+            data=form.answer,
+            reason=form.reason,
+            key=form.key,
+            origin=origin_of(request),
+        )
+    except HumanTaskNotFound as error:
+        raise Http404(error.message) from error
+    except FlujoError as error:
+        return _refused(request, task_id, error)
+    messages.success(request, _done(request, page, DecisionOutcome(decision.outcome)))
+    return _after(request, page.task)
+
+
+def _page(request: HttpRequest, task_id: int) -> RequestPage:
+    return request_page(request.user, access.get_task_or_404(request.user, task_id))
+
+
+def _refused(request: HttpRequest, task_id: int, error: FlujoError) -> HttpResponse:
+    """The page as it stands now, with the input kept and the reason for the refusal."""
+    page = _page(request, task_id)
+    form = DecisionForm.of(page, request)
+    form.refuse(error)
+    return respond(request, error, TEMPLATE, {"page": page, "form": form, "nav": "inbox"})
+
+
+def _after(request: HttpRequest, task: HumanTask) -> HttpResponse:
+    """303 to the request; htmx follows redirects by itself, so it is told by a header to load the page."""
+    if getattr(request, "htmx", False):
+        return HttpResponse(headers={"HX-Redirect": task.get_absolute_url()})
+    return redirect(task, permanent=False, preserve_request=False)
+
+
+def _done(request: HttpRequest, page: RequestPage, outcome: DecisionOutcome) -> SafeString:
+    rejected = outcome == DecisionOutcome.REJECTED
+    what = "Rejected" if rejected else {"bool": "Approved"}.get(page.task.kind, "Answered")
+    effect = page.task.if_rejected if rejected else page.task.if_approved
+    following = inbox.next_open(request.user, InboxFilter(), after=page.task.pk)
+    return format_html(
+        '{}: the run will {}. <a href="{}">Follow the run</a>{}',
+        what,
+        effect,
+        reverse("runs:run", args=[page.run.pk]),
+        format_html(' or <a href="{}">open the next request</a>.', following.get_absolute_url())
+        if following
+        else ". Nothing else waits for you.",
+    )
