@@ -35,6 +35,7 @@ def index(request: HttpRequest) -> HttpResponse:
         "asked": asked,
         "page": audit.page(request.user, asked),
         "is_auditor": is_auditor,
+        "newest": asked.url(),
         "may_export": may_export(request.user),
     }
     return render(request, "audit/index.html", context, status=422 if asked.problems else 200)
