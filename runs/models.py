@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import ClassVar
 
 from django.conf import settings
@@ -11,8 +12,7 @@ from django.urls import reverse
 from flujo.status import ACTIVE, AttemptOutcome, DecisionOutcome, EventKind, Outcome, RunStatus, TaskStatus, Wait
 
 
-def _choices(words: type[RunStatus] | type[Wait] | type[Outcome] | type[TaskStatus] | type[DecisionOutcome]
-             | type[AttemptOutcome] | type[EventKind]) -> list[tuple[str, str]]:
+def _choices(words: type[StrEnum]) -> list[tuple[str, str]]:
     return [(word.value, word.value.replace("_", " ")) for word in words]
 
 
@@ -155,9 +155,7 @@ class Attempt(RunRow):
 
     class Meta:
         ordering: ClassVar = ["started_at", "number"]
-        constraints: ClassVar = [
-            models.UniqueConstraint(fields=["run", "path", "number"], name="flujo_attempt_once")
-        ]
+        constraints: ClassVar = [models.UniqueConstraint(fields=["run", "path", "number"], name="flujo_attempt_once")]
 
     def __str__(self) -> str:
         return f"{self.run_id} {self.path} attempt {self.number}"
@@ -276,8 +274,13 @@ class SiteEvent(models.Model):
     KINDS: ClassVar = [
         (kind, kind)
         for kind in (
-            "decision.refused", "action.refused", "user.signed_in", "user.signed_out", "user.sign_in_failed",
-            "audit.exported", "permission.changed",
+            "decision.refused",
+            "action.refused",
+            "user.signed_in",
+            "user.signed_out",
+            "user.sign_in_failed",
+            "audit.exported",
+            "permission.changed",
         )
     ]
 
@@ -308,9 +311,7 @@ class PipelineGrant(models.Model):
     verb = models.CharField(max_length=16, choices=[(verb, verb) for verb in VERBS])
 
     class Meta:
-        constraints: ClassVar = [
-            models.UniqueConstraint(fields=["group", "pipeline", "verb"], name="flujo_grant_once")
-        ]
+        constraints: ClassVar = [models.UniqueConstraint(fields=["group", "pipeline", "verb"], name="flujo_grant_once")]
 
     def __str__(self) -> str:
         return f"{self.group}: {self.verb} {self.pipeline}"

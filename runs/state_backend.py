@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any, ClassVar, TypeVar
 
-from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, connections, transaction
+from django.db import DatabaseError, IntegrityError, InterfaceError, connections, transaction
 from django.utils import timezone
 from flujo import records
 from flujo.batch import Batch, Transition
@@ -62,11 +62,10 @@ class DjangoBackend(StateBackend):
         nested = connection.in_atomic_block
         batch: Batch | None = None
         try:
-            with transaction.atomic(using=self.using):
-                with connection.cursor() as cursor:
-                    batch = transition(SqlView(cursor, _dialect(self.using), run_id))
-                    if batch.writes:
-                        write(cursor, _dialect(self.using), batch)
+            with transaction.atomic(using=self.using), connection.cursor() as cursor:
+                batch = transition(SqlView(cursor, _dialect(self.using), run_id))
+                if batch.writes:
+                    write(cursor, _dialect(self.using), batch)
         except IntegrityError as error:
             raise Fenced(f"Run {run_id} changed meanwhile ({error}). Nothing was written.") from error
         except (DatabaseError, InterfaceError) as error:
@@ -151,14 +150,16 @@ class DjangoBackend(StateBackend):
         queued = models.Run.objects.using(self.using).filter(status=RunStatus.QUEUED)
         if known is not None:
             queued = queued.filter(fingerprint__in=known)
-        ids = await self._in_thread(lambda: list(queued.order_by("updated_at").values_list("run_id", flat=True)[:limit]))
+        oldest = queued.order_by("updated_at").values_list("run_id", flat=True)[:limit]
+        ids = await self._in_thread(lambda: list(oldest))
         heads = [head for run_id in ids for head in await self._select(RunHead, "run_id = {0}", run_id)]
         running = await self._select(RunHead, "status = {0}", RunStatus.RUNNING.value)
         heads += [h for h in running if is_held(h, now) is None and (known is None or h.fingerprint in known)]
         return heads[:limit]
 
     async def run_ids(self) -> list[str]:
-        rows = models.AuditEvent.objects.using(self.using).order_by("run_id").values_list("run_id", flat=True).distinct()
+        events = models.AuditEvent.objects.using(self.using)
+        rows = events.order_by("run_id").values_list("run_id", flat=True).distinct()
         return await self._in_thread(lambda: list(rows))
 
     async def _select(self, record: type[Any], where: str, *parameters: Any) -> list[Any]:
@@ -175,11 +176,15 @@ class DjangoBackend(StateBackend):
         return await asyncio.shield(asyncio.wrap_future(_submit(self.using, work)))
 
 
+def _table(model: type[Any]) -> str:
+    return str(model._meta.db_table)  # noqa: SLF001  # Django documents _meta
+
+
 @cache
 def _dialect(using: str, *, for_write: bool = True) -> Dialect:
     connection = connections[using]
     return Dialect(
-        tables={record: connection.ops.quote_name(model._meta.db_table) for record, model in _MODELS.items()},
+        tables={record: connection.ops.quote_name(_table(model)) for record, model in _MODELS.items()},
         mark="%s",
         time_to_db=connection.ops.adapt_datetimefield_value,
         lock=" FOR UPDATE" if for_write and connection.features.has_select_for_update else "",
@@ -203,7 +208,7 @@ def _submit(using: str, work: Callable[[], T]) -> Future[T]:
 
 
 def close_store_threads() -> None:
-    """End the store's threads and with them their connections, before the process forks or a test drops its database."""
+    """End the store's threads and their connections, before the process forks or a test drops its database."""
     pool = _pool()
     _pool.cache_clear()
     for _ in range(_WORKERS):

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from flujo.errors import FlujoError
 from flujo.state.backends.file import FileBackend
@@ -22,15 +23,19 @@ def main(arguments: list[str] | None = None) -> int:
     verify.add_argument("store", type=Path, help="an SQLite file, or the folder of a file backend")
     chosen = parser.parse_args(arguments)
     if not chosen.store.exists():
-        print(f"{chosen.store} does not exist. Give an SQLite file or the folder of a file backend.", file=sys.stderr)
+        _say(f"{chosen.store} does not exist. Give an SQLite file or the folder of a file backend.", sys.stderr)
         return 2
     try:
         runs, events = asyncio.run(verify_store(open_store(chosen.store)))
     except FlujoError as error:
-        print(error, file=sys.stderr)
+        _say(str(error), sys.stderr)
         return 1
-    print(f"The audit chain is intact: {events} events of {runs} runs.")
+    _say(f"The audit chain is intact: {events} events of {runs} runs.")
     return 0
+
+
+def _say(line: str, where: TextIO = sys.stdout) -> None:
+    where.write(f"{line}\n")
 
 
 def open_store(path: Path) -> StateBackend:

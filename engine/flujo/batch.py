@@ -72,7 +72,7 @@ class Batch:
     @property
     def kept(self) -> RunHead:
         """The head after a transition that does not delete the run."""
-        assert self.head is not None  # noqa: S101  # only `purge` and its callers see None
+        assert self.head is not None  # only `purge` and its callers see None
         return self.head
 
 
@@ -150,9 +150,7 @@ def next_event(
         },
         where="audit event",
     )
-    return AuditEvent(
-        head.run_id, seq, kind, at, actor, path, head.fence, body, head.chain, chained(head.chain, body)
-    )
+    return AuditEvent(head.run_id, seq, kind, at, actor, path, head.fence, body, head.chain, chained(head.chain, body))
 
 
 def chained(prev_hash: str, body: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -27,7 +28,9 @@ def adapter(annotation: Any) -> TypeAdapter[Any]:
         return TypeAdapter(annotation)
     try:
         return TypeAdapter(annotation, config=_BYTES)
-    except Exception as error:  # pydantic refuses a config for types that carry their own, and has several errors for it
+    except (
+        Exception
+    ) as error:  # pydantic refuses a config for types that carry their own, and has several errors for it
         if getattr(error, "code", "") != "type-adapter-config-unused":
             raise
         return TypeAdapter(annotation)
@@ -92,7 +95,7 @@ def _check(value: Any, where: str, depth: int) -> None:
         for index, item in enumerate(value):
             _check(item, f"{where}[{index}]", depth + 1)
     elif kind is float:
-        if value != value or value in (float("inf"), float("-inf")):
+        if not math.isfinite(value):
             raise UnstorableValue(f"{where} is {value}, which JSON cannot hold.", path=where)
     elif kind is int and not -_LARGEST < value < _LARGEST:
         raise UnstorableValue(f"{where} is an integer of more than {MAX_INTEGER_DIGITS} digits.", path=where)

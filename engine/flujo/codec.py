@@ -8,7 +8,6 @@ import typing
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import cache
 from typing import Any, TypeVar
 
 from flujo.records import (
@@ -38,25 +37,14 @@ BY_TABLE: dict[str, type[Any]] = {record.table: record for record in RECORDS}
 R = TypeVar("R", bound=Record)
 
 
-@cache
-def columns(record: type[Record]) -> tuple[str, ...]:
+def columns(record: type[Any]) -> tuple[str, ...]:
     """The names of a record's fields, in order."""
-    return tuple(field.name for field in dataclasses.fields(typing.cast(Any, record)))
+    return tuple(_KINDS[record])
 
 
-@cache
-def kinds(record: type[Record]) -> dict[str, type]:
+def kinds(record: type[Any]) -> dict[str, type]:
     """The type of each field, None aside."""
-    return {name: _without_none(hint) for name, hint in typing.get_type_hints(record).items() if name in columns(record)}
-
-
-@cache
-def _readers(record: type[Record]) -> dict[str, Callable[[Any], Any]]:
-    return {
-        name: datetime.fromisoformat if kind is datetime else kind
-        for name, kind in kinds(record).items()
-        if kind is datetime or issubclass(kind, StrEnum)
-    }
+    return _KINDS[record]
 
 
 def to_plain(record: Record) -> dict[str, Any]:
@@ -70,10 +58,9 @@ def to_plain(record: Record) -> dict[str, Any]:
 
 def from_plain(record: type[R], plain: dict[str, Any]) -> R:
     """The record of such a dictionary. Raises KeyError, TypeError or ValueError when it is none."""
-    readers = _readers(record)
+    readers = _READERS[record]
     values = {
-        name: readers[name](value) if name in readers and value is not None else value
-        for name, value in plain.items()
+        name: readers[name](value) if name in readers and value is not None else value for name, value in plain.items()
     }
     return record(**values)
 
@@ -87,3 +74,21 @@ def _without_none(hint: Any) -> type:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     return typing.cast(type, hint)
+
+
+def _kinds(record: type[Any]) -> dict[str, type]:
+    hints = typing.get_type_hints(record)
+    return {field.name: _without_none(hints[field.name]) for field in dataclasses.fields(record)}
+
+
+def _reader(kind: type) -> Callable[[Any], Any] | None:
+    if kind is datetime:
+        return datetime.fromisoformat
+    return kind if issubclass(kind, StrEnum) else None
+
+
+_KINDS: dict[type[Any], dict[str, type]] = {record: _kinds(record) for record in RECORDS}
+_READERS = {
+    record: {name: read for name, kind in of.items() if (read := _reader(kind)) is not None}
+    for record, of in _KINDS.items()
+}

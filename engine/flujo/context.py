@@ -51,7 +51,7 @@ def changes(before: Fields, after: Fields) -> Fields:
     """What turns `before` into `after`: fields set or dropped, keys added to dicts, items appended to lists."""
     delta: Fields = {"set": {}, "add": {}, "append": {}, "drop": sorted(before.keys() - after.keys())}
     for name, value in after.items():
-        old = before.get(name)
+        old: Any = before.get(name)
         if name in before and canonical.dump(old) == canonical.dump(value):
             continue
         if name in before and _grew_dict(old, value):
@@ -85,9 +85,7 @@ def _grew_dict(old: Any, new: Any) -> bool:
 
 
 def _grew_list(old: Any, new: Any) -> bool:
-    return (
-        isinstance(old, list) and isinstance(new, list) and 0 < len(old) < len(new) and _same(new[: len(old)], old)
-    )
+    return isinstance(old, list) and isinstance(new, list) and 0 < len(old) < len(new) and _same(new[: len(old)], old)
 
 
 def _same(left: Any, right: Any) -> bool:

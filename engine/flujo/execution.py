@@ -55,7 +55,7 @@ class Execution:
         progress: Progress,
         drain: asyncio.Event | None = None,
     ) -> None:
-        assert document.head is not None  # noqa: S101  # the caller has just claimed it
+        assert document.head is not None  # the caller has just claimed it
         self.entry = entry
         self.backend = backend
         self.document = document
@@ -75,7 +75,7 @@ class Execution:
     async def run(self) -> None:
         """Work until the run pauses or ends, or the drain is asked for. Raises `Fenced` when the lease is lost."""
         main = asyncio.current_task()
-        assert main is not None  # noqa: S101  # a coroutine runs in a task
+        assert main is not None  # a coroutine runs in a task
         heartbeat = asyncio.ensure_future(self._beat(main))
         try:
             await self._work()
@@ -128,14 +128,14 @@ class Execution:
 
     async def _work(self) -> None:
         nodes, index = self.entry.pipeline.nodes, self.head.step_index
-        if self.head.status is not RunStatus.RUNNING:
+        if not self._holds:
             return
         gate = nodes[index] if index < len(nodes) else None
         if isinstance(gate, HumanStep) and gate.on_reject is not None and self._was_rejected(gate):
             await self._walk(_Walk(gate.on_reject.nodes, f"{gate.name}/", index), self._input_of(index))
         else:
             await self._walk(_Walk(nodes), self._input_of(index), index)
-        if self.head.status is RunStatus.RUNNING and not self._draining:
+        if self._holds:  # every step had its checkpoint when the run was claimed
             await self._commit(transitions.finish(fence=self.fence, now=self.clock.now()))
 
     async def _walk(self, walk: _Walk, value: str, start: int = 0) -> None:
@@ -150,11 +150,15 @@ class Execution:
                     await self._reach_gate(walk, index, node, value)
                 elif isinstance(node, Step):
                     await self._run_step(walk, index, node, value)
-                if self.head.status is not RunStatus.RUNNING:
+                if not self._holds:
                     return
                 done = self.document.checkpoint(path)
-            assert done is not None  # noqa: S101  # a step that left the run running has its checkpoint
+            assert done is not None  # a step that left the run running has its checkpoint
             value = done.output
+
+    @property
+    def _holds(self) -> bool:
+        return self.head.status is RunStatus.RUNNING
 
     @property
     def _draining(self) -> bool:
@@ -221,11 +225,11 @@ class Execution:
             await self._commit(transitions.begin_attempt(path, fence=self.fence, now=self.clock.now()))
             self._numbers[path] = self._numbers.get(path, 0) + 1
         failures = self._failures(path)
-        while self.head.status is RunStatus.RUNNING:
+        while self._holds:
             number = self._numbers[path]
             try:
                 done = await self._attempt(walk, index, step, value, number)
-            except Exception as error:  # the seam to user code: whatever a step raises is the step's failure
+            except Exception as error:  # noqa: BLE001  # the seam to user code: whatever a step raises is the step's failure
                 failures += 1
                 delay = None if _is_final(error) else step.retry.delay(failures, self.clock.random())
                 await self._fail(path, number, error, retry=delay is not None)
@@ -302,7 +306,7 @@ class Execution:
         if done.context_changes is not None:
             self.fields = self.document.fold_last(self.fields, done.path)
         row = self.document.checkpoint(done.path)
-        assert row is not None  # noqa: S101  # just written
+        assert row is not None  # just written
         self.progress(step_result(self.entry.pipeline, self.document, row))
 
     async def _fail(self, path: str, number: int, error: Exception, *, retry: bool) -> None:
@@ -364,5 +368,3 @@ def _if_rejected(gate: HumanStep) -> str:
     if gate.on_reject is None:
         return "stop the run"
     return f"continue with {gate.on_reject.nodes[0].name}, then end the run as rejected"
-
-

@@ -27,12 +27,13 @@ class Pipeline:
         self._check_neighbours()
 
     @classmethod
-    def of(cls, part: Node | Pipeline) -> Pipeline:
+    def of(cls, part: object) -> Pipeline:
         """A pipeline as it is, a bare step as a pipeline of one."""
         if isinstance(part, Pipeline):
             return part
         if isinstance(part, Node):
             return cls([part])
+        # a plain function is the mistake that type checkers don't see in untyped code
         raise PipelineDefinitionError(f"{part!r} is no step: decorate the function with @step.")
 
     def __rshift__(self, other: Node | Pipeline) -> Pipeline:
@@ -56,9 +57,9 @@ class Pipeline:
     @cached_property
     def context_model(self) -> type[PipelineContext]:
         """The most derived context that the steps annotate. Raises when two of them don't derive from one another."""
-        model = PipelineContext
-        for signature in self._signatures():
-            asked = signature.context_model or PipelineContext
+        model: type[PipelineContext] = PipelineContext
+        for signature in self.signatures():
+            asked: type[PipelineContext] = signature.context_model or PipelineContext
             if issubclass(asked, model):
                 model = asked
             elif not issubclass(model, asked):
@@ -71,12 +72,13 @@ class Pipeline:
         first = self.nodes[0] if self.nodes else None
         return first.signature.input if isinstance(first, Step) else Any
 
-    def _signatures(self) -> Iterator[Signature]:
+    def signatures(self) -> Iterator[Signature]:
+        """The signatures of all steps, those behind rejections included."""
         for node in self.nodes:
             if isinstance(node, Step):
                 yield node.signature
             elif isinstance(node, HumanStep) and node.on_reject is not None:
-                yield from node.on_reject._signatures()
+                yield from node.on_reject.signatures()
 
     def _check_names(self) -> None:
         names = [node.name for node in self.nodes]

@@ -55,9 +55,7 @@ class RegisteredPipeline:
             said = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'input'}: {item['msg']}" for item in errors)
             raise InvalidInput(f"The input does not fit {self.name}: {said}", errors=errors) from error
         except UnstorableValue as error:
-            raise InvalidInput(
-                error.message, errors=[{"loc": [], "msg": error.message, "type": error.code}]
-            ) from error
+            raise InvalidInput(error.message, errors=[{"loc": [], "msg": error.message, "type": error.code}]) from error
 
 
 class PipelineRegistry:

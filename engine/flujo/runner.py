@@ -157,7 +157,7 @@ class Flujo:
     ) -> PipelineResult:
         """Answer a paused run, given by its result or its id, and go on with it here.
 
-        `human_input` is the answer, or `Reject(reason)`; `step` names the step path when several questions are open. The
+        `human_input` is the answer, or `Reject(reason)`; `step` names the path when several questions are open. The
         answer is committed before anything behind the gate runs; giving the same one again is harmless. Raises
         `InvalidAnswer` (the run stays paused), `AlreadyDecided`, `RunNotPaused`, `RunFinished`.
         """
@@ -168,7 +168,9 @@ class Flujo:
         gate = node_at(entry.pipeline, path)
         if not isinstance(gate, HumanStep):
             raise PipelineChanged(f"The registered {entry.name} {entry.version} has no human task {path!r}.")
-        answer = answer_to(gate, human_input, path=path, generation=generation, digest=digest, actor=actor, reason=reason)
+        answer = answer_to(
+            gate, human_input, path=path, generation=generation, digest=digest, actor=actor, reason=reason
+        )
         decided = await self.backend.transact(
             run_id, transitions.decide(answer, now=self.clock.now(), claim=self._terms(entry), facts={})
         )
@@ -182,9 +184,7 @@ class Flujo:
             return await self._go_on(head, _ignore)
         return result_of(entry, await self._load(head.run_id))
 
-    def _question(
-        self, paused: PipelineResult | str, document: RunDocument, step: str | None
-    ) -> tuple[str, int, str]:
+    def _question(self, paused: PipelineResult | str, document: RunDocument, step: str | None) -> tuple[str, int, str]:
         if not isinstance(paused, str) and paused.pause is not None:
             chosen = next((p for p in paused.pauses if p.path == (step or p.path)), None)
             if chosen is None or (step is None and len(paused.pauses) > 1):
@@ -235,7 +235,7 @@ class Flujo:
 
     def _entry_of(self, document: RunDocument) -> RegisteredPipeline:
         head = document.head
-        assert head is not None  # noqa: S101  # `_load` returns no document without one
+        assert head is not None  # `_load` returns no document without one
         if head.pipeline != self.pipeline_name:
             raise RunNotFound(f"Run {head.run_id} belongs to the pipeline {head.pipeline}, not {self.pipeline_name}.")
         if self.pipeline_version not in (None, LATEST, head.version):
@@ -322,7 +322,7 @@ def _which_one(paths: list[str]) -> AmbiguousAnswer:
 def _last_asked(document: RunDocument, step: str | None) -> HumanTask:
     """The newest question that was already answered, so that the same answer can be given again after a crash."""
     head = document.head
-    assert head is not None  # noqa: S101  # `_load` returns no document without one
+    assert head is not None  # `_load` returns no document without one
     asked = [task for task in document.human_tasks() if step in (None, task.path)]
     if step is not None and not asked:
         raise HumanTaskNotFound(f"Run {head.run_id} asks nothing at {step!r}.")
@@ -331,5 +331,3 @@ def _last_asked(document: RunDocument, step: str | None) -> HumanTask:
     if not asked:
         raise RunNotPaused(f"Run {head.run_id} is {head.status.value} and asks nothing.")
     return max(asked, key=lambda task: task.generation)
-
-

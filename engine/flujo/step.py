@@ -36,7 +36,7 @@ class RetryPolicy:
         """Seconds to wait after this many failures, `randomness` in [0, 1); None when retries are used up."""
         if failures > self.retries:
             return None
-        whole = min(self.backoff.total_seconds() * 2 ** (failures - 1), self.longest.total_seconds())
+        whole: float = min(self.backoff.total_seconds() * 2 ** (failures - 1), self.longest.total_seconds())
         return whole * (0.5 + randomness / 2)
 
 
@@ -130,8 +130,6 @@ def step(
     """
     if retries < 0 or backoff < timedelta(0) or (timeout is not None and timeout <= timedelta(0)):
         raise PipelineDefinitionError("retries and backoff cannot be negative, and a timeout is longer than zero.")
-    namespace = dict(sys._getframe(1).f_locals)
-    make = functools.partial(
-        Step, name=name, retry=RetryPolicy(retries, backoff), timeout=timeout, namespace=namespace
-    )
+    namespace = dict(sys._getframe(1).f_locals)  # noqa: SLF001  # where local annotations are defined
+    make = functools.partial(Step, name=name, retry=RetryPolicy(retries, backoff), timeout=timeout, namespace=namespace)
     return make if function is None else make(function)

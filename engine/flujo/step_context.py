@@ -48,9 +48,7 @@ class StepContext:
         """The output of an earlier step, with the type its annotation names. Raises `StepNotFinished`."""
         return self._output_of(name)
 
-    def describe(
-        self, *, title: str | None = None, owner: str | None = None, tags: list[str] | None = None
-    ) -> None:
+    def describe(self, *, title: str | None = None, owner: str | None = None, tags: list[str] | None = None) -> None:
         """Set the run's title, owner or tags; they are saved with this step's checkpoint."""
         given = {"title": title, "owner": owner, "tags": tags}
         self.description |= {name: value for name, value in given.items() if value is not None}

@@ -88,13 +88,13 @@ class StateBackend(ABC):
         """The ids of all runs that the store knows of, deleted ones included."""
         raise BackendCannot(f"{type(self).__name__} cannot list its runs. Use one of the built-in backends.")
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027  # a backend that holds nothing has nothing to do
         """Give back what the backend holds. Using it again opens it again."""
 
 
 def check_run_id(run_id: str) -> None:
     """Raise `InvalidRunId` unless the id is safe as a file name, an address and a key."""
-    if not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id):
+    if not RUN_ID.fullmatch(run_id):
         raise InvalidRunId(
             f"{run_id!r} is no run id: use 1 to 128 letters, digits, dots, dashes and underscores, and begin with a "
             "letter or digit."
@@ -131,7 +131,7 @@ async def _one_at_a_time(backend: StateBackend, run_id: str) -> AsyncIterator[No
     """An in-process lock per run that holds across threads and loops, and never blocks a loop."""
     with _LOCKS_GUARD:
         lock = _LOCKS.setdefault(backend, {}).setdefault(run_id, threading.Lock())
-    while not lock.acquire(blocking=False):
+    while not lock.acquire(blocking=False):  # noqa: ASYNC110  # its holder may be in another loop
         await asyncio.sleep(_LOCK_POLL_SECONDS)
     try:
         yield

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 from flujo.batch import Batch
@@ -33,8 +33,8 @@ _GONE_WITH_THE_RUN: tuple[type[Record], ...] = (Decision, HumanTask, Attempt, Ch
 class Cursor(Protocol):
     """The part of a DB-API cursor that is used here."""
 
-    rowcount: int
-
+    @property
+    def rowcount(self) -> int: ...
     def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> Any: ...
     def fetchone(self) -> Any: ...
     def fetchall(self) -> Any: ...
@@ -61,7 +61,7 @@ class Dialect:
         if key not in self._cache:
             names = ", ".join(columns(record))
             condition = where.format(*[self.mark] * 9)
-            self._cache[key] = f"SELECT {names} FROM {self.tables[record]} WHERE {condition}{suffix}"  # noqa: S608  # names are ours, values are parameters
+            self._cache[key] = f"SELECT {names} FROM {self.tables[record]} WHERE {condition}{suffix}"
         return self._cache[key]
 
     def insert(self, record: type[Record], rows: int) -> str:
@@ -70,7 +70,7 @@ class Dialect:
             names = columns(record)
             values = "(" + ", ".join([self.mark] * len(names)) + ")"
             self._cache[key] = (
-                f"INSERT INTO {self.tables[record]} ({', '.join(names)}) VALUES {', '.join([values] * rows)}"  # noqa: S608  # names are ours, values are parameters
+                f"INSERT INTO {self.tables[record]} ({', '.join(names)}) VALUES {', '.join([values] * rows)}"
             )
         return self._cache[key]
 
@@ -79,7 +79,7 @@ class Dialect:
         if key not in self._cache:
             assignments = ", ".join(f"{name} = {self.mark}" for name in changed)
             condition = " AND ".join(f"{name} = {self.mark}" for name in where)
-            self._cache[key] = f"UPDATE {self.tables[record]} SET {assignments} WHERE {condition}"  # noqa: S608  # names are ours, values are parameters
+            self._cache[key] = f"UPDATE {self.tables[record]} SET {assignments} WHERE {condition}"
         return self._cache[key]
 
 
@@ -93,7 +93,7 @@ class SqlView:
 
     def _rows(self, record: type[R], where: str = "run_id = {0}", *more: Any, suffix: str = "") -> list[R]:
         parameters = (self.run_id, *map(self._dialect.to_db, more))
-        return fetch(self._cursor, self._dialect, record, where, parameters, suffix)
+        return fetch(self._cursor, self._dialect, record, where, parameters, suffix=suffix)
 
     @cached_property
     def head(self) -> RunHead | None:
@@ -110,7 +110,7 @@ class SqlView:
         return self._rows(Attempt, "run_id = {0} AND path = {1} ORDER BY number", path)
 
     def open_attempts(self) -> list[Attempt]:
-        done = f"SELECT path FROM {self._dialect.tables[Checkpoint]} WHERE run_id = {{1}}"  # noqa: S608  # a table name of ours
+        done = f"SELECT path FROM {self._dialect.tables[Checkpoint]} WHERE run_id = {{1}}"
         return self._rows(Attempt, f"run_id = {{0}} AND outcome IS NULL AND path NOT IN ({done})", self.run_id)
 
     def human_task(self, path: str) -> HumanTask | None:
@@ -136,11 +136,11 @@ class SqlView:
 
 
 def fetch(
-    cursor: Cursor, dialect: Dialect, record: type[R], where: str, parameters: Sequence[Any], suffix: str = ""
+    cursor: Cursor, dialect: Dialect, record: type[R], where: str, parameters: Sequence[Any], *, suffix: str = ""
 ) -> list[R]:
     """The records that a condition selects. Raises `CorruptState` when a row is none."""
     cursor.execute(dialect.select(record, where, suffix), parameters)
-    readers = _readers(record)
+    readers = _READERS[record]
     try:
         return [
             record(*[value if read is None or value is None else read(value) for read, value in zip(readers, row)])  # noqa: B905  # as many columns as readers
@@ -167,7 +167,7 @@ def replace(cursor: Cursor, dialect: Dialect, stored: RunDocument | None, docume
     """Write a whole run over a stored one of the same history; audit events that are stored stay as they are."""
     known = {row.key_values() for row in stored.events()} if stored else set()
     for kind in (*_GONE_WITH_THE_RUN, RunHead, Tombstone):
-        cursor.execute(f"DELETE FROM {dialect.tables[kind]} WHERE run_id = {dialect.mark}", [document.run_id])  # noqa: S608  # names are ours, values are parameters
+        cursor.execute(f"DELETE FROM {dialect.tables[kind]} WHERE run_id = {dialect.mark}", [document.run_id])
     for kind, rows in _by_kind(document.records()):
         for row in rows:
             if row.key_values() not in known or kind is not AuditEvent:
@@ -178,10 +178,8 @@ def replace(cursor: Cursor, dialect: Dialect, stored: RunDocument | None, docume
 def _write_head(cursor: Cursor, dialect: Dialect, batch: Batch) -> None:
     before, after = batch.before, batch.head
     if before is None:
-        assert after is not None  # noqa: S101  # a run that is not there is not deleted
-        cursor.execute(
-            dialect.insert(RunHead, 1), [dialect.to_db(getattr(after, name)) for name in columns(RunHead)]
-        )
+        assert after is not None  # a run that is not there is not deleted
+        cursor.execute(dialect.insert(RunHead, 1), [dialect.to_db(getattr(after, name)) for name in columns(RunHead)])
     elif after is None:
         _delete(cursor, dialect, before)
     else:
@@ -194,10 +192,10 @@ def _write_head(cursor: Cursor, dialect: Dialect, batch: Batch) -> None:
 
 def _delete(cursor: Cursor, dialect: Dialect, before: RunHead) -> None:
     for kind in _GONE_WITH_THE_RUN:
-        cursor.execute(f"DELETE FROM {dialect.tables[kind]} WHERE run_id = {dialect.mark}", [before.run_id])  # noqa: S608  # names are ours, values are parameters
+        cursor.execute(f"DELETE FROM {dialect.tables[kind]} WHERE run_id = {dialect.mark}", [before.run_id])
     terminal = ", ".join(f"'{RunStatus(status).value}'" for status in sorted(TERMINAL))
     condition = f"run_id = {dialect.mark} AND seq = {dialect.mark} AND status IN ({terminal})"
-    cursor.execute(f"DELETE FROM {dialect.tables[RunHead]} WHERE {condition}", [before.run_id, before.seq])  # noqa: S608  # names are ours, values are parameters
+    cursor.execute(f"DELETE FROM {dialect.tables[RunHead]} WHERE {condition}", [before.run_id, before.seq])
     _check_one(cursor, before)
 
 
@@ -216,11 +214,6 @@ def _only(rows: list[R]) -> R | None:
     return rows[0] if rows else None
 
 
-@lru_cache(maxsize=32)
-def _readers(record: type[Record]) -> tuple[Callable[[Any], Any] | None, ...]:
-    return tuple(_reader(kind) for kind in kinds(record).values())
-
-
 def _reader(kind: type) -> Callable[[Any], Any] | None:
     if kind is datetime:
         return _time_from_db
@@ -230,3 +223,8 @@ def _reader(kind: type) -> Callable[[Any], Any] | None:
 def _time_from_db(value: Any) -> datetime:
     moment = datetime.fromisoformat(value) if isinstance(value, str) else value
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+_READERS: dict[type[Any], tuple[Callable[[Any], Any] | None, ...]] = {
+    record: tuple(_reader(kind) for kind in kinds(record).values()) for record in RECORDS
+}

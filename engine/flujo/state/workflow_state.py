@@ -38,7 +38,7 @@ class WorkflowState(BaseModel):
 def state_of(document: RunDocument) -> dict[str, Any]:
     """The JSON-ready dictionary of a run or of a deleted run's remains."""
     head = document.head or document.tombstone
-    assert head is not None  # noqa: S101  # a document in a store has one of them
+    assert head is not None  # a document in a store has one of them
     deleted = isinstance(head, Tombstone)
     state = WorkflowState(
         run_id=document.run_id,

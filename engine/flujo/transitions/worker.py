@@ -111,7 +111,9 @@ class Question:
     routes_rejection: bool
 
 
-def start(new: NewRun, *, now: datetime, claim: ClaimTerms | None, actor: str = "", facts: dict[str, Any]) -> Transition:
+def start(
+    new: NewRun, *, now: datetime, claim: ClaimTerms | None, actor: str = "", facts: dict[str, Any]
+) -> Transition:
     """Create the run, `queued`, or with `claim` taken by this worker in the same transaction.
 
     An id that exists is left as it is: the result is False. Raises `RunConflict` when it belongs to another pipeline

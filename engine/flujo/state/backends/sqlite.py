@@ -21,9 +21,9 @@ from flujo.document import RunDocument
 from flujo.errors import BackendBusy, BackendError, CorruptState, Fenced, FlujoError, OutcomeUnknown
 from flujo.lease import is_held
 from flujo.records import AuditEvent, RunHead
+from flujo.state.backends.sqlite_schema import TABLES, create_tables
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
 from flujo.state.sql import Dialect, SqlView, fetch, replace, write
-from flujo.state.backends.sqlite_schema import TABLES, create_tables
 from flujo.state.workflow_state import document_of, state_of
 from flujo.status import RunStatus
 from flujo.transitions import purge
@@ -55,7 +55,12 @@ class SQLiteBackend(StateBackend):
     shared_by_processes: ClassVar[bool] = True
 
     def __init__(
-        self, path: Path | str, *, synchronous: str = "FULL", clock: Clock | None = None, busy_seconds: float = BUSY_SECONDS
+        self,
+        path: Path | str,
+        *,
+        synchronous: str = "FULL",
+        clock: Clock | None = None,
+        busy_seconds: float = BUSY_SECONDS,
     ) -> None:
         if synchronous not in ("FULL", "NORMAL"):
             raise ValueError(f"synchronous is FULL or NORMAL, not {synchronous!r}.")
@@ -145,7 +150,7 @@ class SQLiteBackend(StateBackend):
 
     async def run_ids(self) -> list[str]:
         with self._reading() as cursor:
-            cursor.execute(f"SELECT DISTINCT run_id FROM {TABLES[AuditEvent]} ORDER BY run_id")  # noqa: S608  # a table name of ours
+            cursor.execute(f"SELECT DISTINCT run_id FROM {TABLES[AuditEvent]} ORDER BY run_id")
             return [row[0] for row in cursor.fetchall()]
 
     def _select(self, record: type[Any], where: str, *parameters: Any) -> list[Any]:
@@ -213,7 +218,7 @@ class _Writer:
             try:
                 with _translated("the store"):
                     self._share_commit(jobs)
-            except BaseException as error:  # whatever it is, it belongs to those who wait for these writes
+            except BaseException as error:  # noqa: BLE001  # whatever it is, it belongs to those who wait for these writes
                 self._drop_connection()
                 for failed in jobs:
                     failed.error = failed.error or error
@@ -266,7 +271,7 @@ class _Writer:
             job.error = Fenced(f"The run changed meanwhile ({error}). Nothing was written.")
         except sqlite3.Error:
             raise
-        except Exception as error:  # a transition's refusal, or any fault in it: this job's alone
+        except Exception as error:  # noqa: BLE001  # a transition's refusal, or any fault in it: this job's alone
             job.error = error
         if job.error is not None:
             connection.execute("ROLLBACK TO job")
@@ -290,7 +295,7 @@ class _Writer:
         except sqlite3.Error as error:
             raise OutcomeUnknown(f"The store did not confirm the write, and cannot be read: {error}") from error
         try:
-            sql = f"SELECT count(*) FROM {TABLES[AuditEvent]} WHERE run_id = ? AND seq = ? AND hash = ?"  # noqa: S608  # a table name of ours
+            sql = f"SELECT count(*) FROM {TABLES[AuditEvent]} WHERE run_id = ? AND seq = ? AND hash = ?"
             return bool(hashes) and all(connection.execute(sql, key).fetchone()[0] for key in hashes)
         finally:
             connection.close()
@@ -319,5 +324,3 @@ def _translate(error: sqlite3.Error, where: Path | str) -> FlujoError:
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return CorruptState(f"{where} cannot be read ({error}). It was left as it is: restore it from a backup.")
     return BackendError(f"{where} failed: {error}. Nothing was saved.")
-
-

@@ -35,7 +35,8 @@ def create_tables(connection: sqlite3.Connection) -> None:
 
 def _is_ours(connection: sqlite3.Connection) -> bool:
     """Another process may just have created the tables between our two reads."""
-    return connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return bool(version == SCHEMA_VERSION)
 
 
 def _statements() -> list[str]:
@@ -48,7 +49,8 @@ def _statements() -> list[str]:
         f"CREATE INDEX IF NOT EXISTS {tasks}_open ON {tasks} (status, raised_at)",
         _refuse("update", f"UPDATE ON {events}", "audit events are never changed"),
         _refuse("delete", f"DELETE ON {events}", "audit events are never deleted"),
-    ] + [_refuse("active", f"DELETE ON {run} WHEN OLD.status IN ({active})", "an active run is never deleted")]
+        _refuse("active", f"DELETE ON {run} WHEN OLD.status IN ({active})", "an active run is never deleted"),
+    ]
 
 
 def _refuse(name: str, what: str, why: str) -> str:
