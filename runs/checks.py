@@ -18,7 +18,7 @@ from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage, Tags, register
 
-from runs import store_checks  # noqa: F401  # registers the other half
+from runs import store_checks
 
 SAMPLE_KEY_WORDS = ("django-insecure", "changeme", "change-me", "change_me", "example", "secret-key", "xxxxx")
 SLOW_HASHERS = ("Argon2PasswordHasher", "ScryptPasswordHasher", "BCryptSHA256PasswordHasher", "PBKDF2PasswordHasher")
@@ -236,3 +236,7 @@ def check_settings(**_: Any) -> list[CheckMessage]:
     return [
         checks.Warning(rule.message, hint=rule.hint, id=f"flujo.W{rule.number:03}") for rule in RULES if rule.violated()
     ]
+
+
+register(store_checks.check_store, Tags.security, deploy=True)
+register(store_checks.check_sockets, Tags.security, deploy=True)

@@ -8,7 +8,7 @@ from typing import Any
 from channels.routing import get_default_application
 from django.conf import settings
 from django.core import checks
-from django.core.checks import CheckMessage, Tags, register
+from django.core.checks import CheckMessage
 from django.db import DatabaseError, connection
 
 from runs.live.same_origin import SameOrigin
@@ -22,7 +22,6 @@ GUARDS = {
 GUARDED_TABLES = ("flujo_runs_auditevent", "flujo_runs_siteevent", "flujo_runs_run")
 
 
-@register(Tags.security, deploy=True)
 def check_store(**_: Any) -> list[CheckMessage]:
     """What is acknowledged must be durable, and history must be append-only."""
     if settings.DATABASES["default"].get("ATOMIC_REQUESTS"):
@@ -64,7 +63,6 @@ def _ask(question: str) -> list[Any]:
         return [row[0] for row in cursor.fetchall()]
 
 
-@register(Tags.security, deploy=True)
 def check_sockets(**_: Any) -> Iterator[CheckMessage]:
     """A socket must come from the site's own pages, and every process must hear of every change."""
     stack = getattr(get_default_application(), "application_mapping", {}).get("websocket")

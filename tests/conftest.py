@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+from flujo.state.base import StateBackend
 
 from tests import services
 from tests.audit_of_stores import AuditOfStores
@@ -53,14 +56,42 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
     """Before its rows are rolled back, check every history that the test wrote to a Django database."""
+    stores = item.config.stash[STORES]
     if item.get_closest_marker("tampers") is None:
-        item.config.stash[STORES].check_databases(_databases(item))
+        stores.check_databases(_databases(item))
+    elif "tmp_path" in _fixtures(item):
+        stores.tampered.add(item.funcargs["tmp_path"])  # type: ignore[attr-defined]  # functions have it
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    session.config.stash[STORES].check_files()
-    if session.config.stash[STORES].broken:
+    """Check every other store, and hand a worker's result to the main process."""
+    stores = session.config.stash[STORES]
+    factory = session.config._tmp_path_factory  # type: ignore[attr-defined]  # no public name outside a fixture
+    if not hasattr(session.config, "workerinput"):
+        # The main process of parallel workers sees their folders below its own.
+        stores.check_left(factory._basetemp)
+    else:
+        stores.check_left(None)
+        session.config.workeroutput["stores"] = (
+            stores.chains,
+            stores.events,
+            stores.broken,
+            [*map(str, stores.tampered)],
+        )
+    if stores.broken:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Add what a parallel worker verified."""
+    stores = node.config.stash[STORES]
+    chains, events, broken, tampered = node.workeroutput["stores"]
+    stores.chains += chains
+    stores.events += events
+    stores.broken += broken
+    stores.tampered |= {Path(folder) for folder in tampered}
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -115,11 +146,8 @@ def django_db_modify_db_settings(request: pytest.FixtureRequest, django_db_modif
 
 
 @pytest.fixture
-def leave_store(pytestconfig: pytest.Config) -> Callable[[str, Callable[[], object]], None]:
-    """Name a store whose histories are verified when the suite ends: `leave_store(label, histories)`.
-
-    `histories` returns, when called, the audit events of each run in it, a list of lists.
-    """
+def leave_store(pytestconfig: pytest.Config) -> Callable[[StateBackend], None]:
+    """Have a store that is in no file of the test's temporary folder verified when the suite ends."""
     return pytestconfig.stash[STORES].leave
 
 

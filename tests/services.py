@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import psycopg
+from psycopg import sql
 
 SUPERVISOR = """
 folder=$1; shift
@@ -127,7 +128,7 @@ def new_database(server: Server) -> str:
     """Create an empty database on a PostgreSQL server and return its address."""
     name = f"flujo_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(f"{address(server)}/postgres", autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[call-overload]  # a name made here, not a value
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     return f"{address(server)}/{name}"
 
 
