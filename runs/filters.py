@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from django import forms
 from django.db.models import Q, QuerySet
 from django.http import QueryDict
+from django.urls import reverse
 from django.utils import timezone
 from flujo.status import RunStatus
 
@@ -131,12 +132,22 @@ class RunFilter:
             found &= Q(created_at__lte=_moment(terms["to"], time.max))
         return found
 
-    def url(self, **changes: str) -> str:
+    def query(self, **changes: str) -> str:
         """The query string of this filter with `changes`; an empty value drops its term, and paging starts anew."""
         terms = {name: value for name, value in self._given.items() if name in self.LABELS} | changes
         query = QueryDict(mutable=True)
         query.update({name: value for name, value in terms.items() if value})
-        return "?" + query.urlencode()
+        return query.urlencode()
+
+    def url(self, **changes: str) -> str:
+        """The list's address under this filter with `changes`."""
+        query = self.query(**changes)
+        return reverse("runs:runs") + (f"?{query}" if query else "")
+
+    @property
+    def here(self) -> str:
+        """The address of this very page, without the empty parameters that a form sends."""
+        return self.url(cursor=self._given.get("cursor", ""))
 
     @property
     def chips(self) -> list[Chip]:

@@ -44,6 +44,12 @@ class StartForm:
         """Whether a button inside the form was pressed: show it again, start nothing."""
         return self.schema_form is not None and self.schema_form.is_row_action
 
+    @property
+    def failed(self) -> bool:
+        """Whether something is to be corrected."""
+        found = self.schema_form.errors_summary if self.schema_form is not None else []
+        return bool(found or self.problems or self.input_problem or self.title_problem)
+
     def is_valid(self) -> bool:
         """Read what was typed into `data`."""
         if len(self.title) > MAX_TITLE:

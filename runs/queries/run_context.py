@@ -10,7 +10,7 @@ from flujo.context import fold
 
 from runs import access
 from runs.models import Checkpoint, Run, RunInput
-from runs.queries.payload import LARGE
+from runs.queries.payload import HIDDEN, LARGE, Payload
 from runs.queries.run_header import RunHeader, header
 
 
@@ -45,6 +45,7 @@ class ContextPage:
     earlier: Moment | None
     later: Moment | None
     problem: str = ""
+    hidden: Payload = HIDDEN
 
 
 def page(user: access.User, run: Run, at: str) -> ContextPage:

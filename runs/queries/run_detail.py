@@ -11,6 +11,7 @@ from flujo.lease import parse_holder
 from flujo.status import EventKind, RunStatus, TaskStatus, Wait
 
 from runs import access
+from runs.display import run_badge
 from runs.models import Attempt, AuditEvent, Checkpoint, HumanTask, Run, RunInput
 from runs.queries.payload import ABSENT, Payload, payload
 from runs.queries.run_header import RunHeader, header
@@ -25,6 +26,7 @@ class ResumeCard:
     """Where the run stands; `template` draws it. `saved_name` is the last saved step, `next_name` the next one."""
 
     template: str
+    tone: str
     saved_index: int
     saved_name: str
     next_number: int
@@ -89,6 +91,7 @@ def _resume(run: Run, shape: list[dict[str, Any]], *, stalled: bool) -> ResumeCa
     actor, at, body = _first_with_a_person(list(ended))
     return ResumeCard(
         template=f"run/resume/{_template(run, stalled=stalled)}.html",
+        tone="stalled" if stalled else run_badge(run.status, run.wait, run.outcome).tone,
         saved_index=run.step_index,
         saved_name=names[run.step_index - 1] if 0 < run.step_index <= len(names) else "",
         next_number=run.step_index + 1,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from django.core.signing import dumps
 from django.db.models import QuerySet
+from django.urls import reverse
 from django.utils import timezone
 from flujo.status import RunStatus, TaskStatus
 
@@ -67,19 +68,18 @@ class Tab:
 
 @dataclass(frozen=True, slots=True)
 class RunList:
-    """The live part of the page; `since` is what a later look counts new runs from, empty on older pages."""
+    """The list and its surroundings; `live_url` asks for the same rows as they are later, `new` counts what came."""
 
     rows: list[RunRow]
     tabs: list[Tab]
-    ids: str
-    since: str = ""
+    live_url: str = ""
     new: int = 0
     new_words: str = ""
     older: str = ""
     newer: str = ""
     newest: str = ""
     any_at_all: bool = True
-    rev: str = field(default="")
+    rev: str = ""
 
 
 def page(user: access.User, asked: RunFilter) -> RunList:
@@ -89,16 +89,17 @@ def page(user: access.User, asked: RunFilter) -> RunList:
     tabs, total = _tabs(visible, asked)
     at_newest = asked.cursor is None or not shown.newer
     listed = rows_of(shown.rows)
+    rev = _rev(listed, tabs, 0)
+    since = _since(shown.rows) if at_newest else ""
     return RunList(
         rows=listed,
         tabs=tabs,
-        ids=",".join(row.run_id for row in listed),
-        since=_since(shown.rows) if at_newest and not asked.problems else "",
+        live_url=_live_url(asked, ",".join(row.run_id for row in listed), since, rev),
         older=asked.url(cursor=shown.older) if shown.older else "",
         newer=asked.url(cursor=shown.newer) if shown.newer else "",
         newest="" if at_newest else asked.url(),
         any_at_all=bool(listed or total) or visible.exists(),
-        rev=_rev(listed, tabs, 0),
+        rev=rev,
     )
 
 
@@ -111,15 +112,19 @@ def refresh(user: access.User, asked: RunFilter, ids: Sequence[str], since: keys
     if since is not None:
         new = asked.apply(visible).filter(keyset.newer_than(since))[: NEW_BOUND + 1].count()
     listed = rows_of([found[run_id] for run_id in ids if run_id in found])
+    rev = _rev(listed, tabs, new)
     return RunList(
         rows=listed,
         tabs=tabs,
-        ids=",".join(ids),
-        since=since.text() if since else "",
+        live_url=_live_url(asked, ",".join(ids), since.text() if since else "", rev),
         new=new,
         new_words=f"{NEW_BOUND}+ new runs" if new > NEW_BOUND else f"{new} new run{'' if new == 1 else 's'}",
-        rev=_rev(listed, tabs, new),
+        rev=rev,
     )
+
+
+def _live_url(asked: RunFilter, ids: str, since: str, rev: str) -> str:
+    return f"{reverse('runs:f_runs')}?{asked.query(ids=ids, since=since, rev=rev)}"
 
 
 def _rev(rows: list[RunRow], tabs: list[Tab], new: int) -> str:

@@ -52,7 +52,7 @@ def fragment(request: HttpRequest, run: Run) -> HttpResponse:
     if run_header.rev(run) == request.GET.get("rev"):
         return HttpResponse(status=NOT_CHANGED)
     page = run_detail.page(request.user, run)
-    return render(request, "run/_live.html", {"page": page, "header": page.header, "is_fragment": True})
+    return render(request, "run/_fragment.html", {"page": page, "header": page.header})
 
 
 @require_safe

@@ -21,9 +21,13 @@ NOT_CHANGED = 204
 @cache_control(no_store=True)
 def index(request: HttpRequest) -> HttpResponse:
     asked = RunFilter(request.GET)
-    template = "runs/_results.html" if wants_fragment(request) else "runs/index.html"
+    partial = wants_fragment(request)
     context = {"asked": asked, "page": run_list.page(request.user, asked), "pipelines": _pipelines(request)}
-    return render(request, template, {"nav": "runs", **context}, status=422 if asked.problems else 200)
+    template = "runs/_results.html" if partial else "runs/index.html"
+    answer = render(request, template, {"nav": "runs", **context}, status=422 if asked.problems else 200)
+    if partial:
+        answer["HX-Push-Url"] = asked.here
+    return answer
 
 
 @require_safe
