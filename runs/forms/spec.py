@@ -21,6 +21,31 @@ class Missing:
 MISSING: Final = Missing()
 UPLOAD_FORMAT: Final = "flujo-upload"
 _TEXT_FORMATS = {"date": "date", "date-time": "datetime", "time": "time", "password": "secret"}
+_KEYWORDS: Final[Mapping[str, type | tuple[type, ...]]] = {
+    "$ref": str,
+    "format": str,
+    "description": str,
+    "title": str,
+    "properties": Mapping,
+    "discriminator": Mapping,
+    "allOf": list,
+    "anyOf": list,
+    "oneOf": list,
+    "enum": list,
+    "examples": list,
+    "prefixItems": list,
+    "required": list,
+    "minItems": int,
+    "maxItems": int,
+    "minLength": int,
+    "maxLength": int,
+    "minimum": (int, float),
+    "maximum": (int, float),
+    "exclusiveMinimum": (int, float),
+    "exclusiveMaximum": (int, float),
+    "multipleOf": (int, float),
+}
+"""What a keyword must be. Authors can write anything into a schema: what has another type is left out."""
 _TYPES = {"integer": "integer", "number": "number", "boolean": "boolean"}
 
 
@@ -57,7 +82,7 @@ class Variant:
     @property
     def spec(self) -> Spec:
         words = " or ".join(str(value) for value in self.values)
-        return Spec(schema=self.schema, kind="object", label=words, help=str(self.schema.get("description") or ""))
+        return Spec(schema=self.schema, kind="object", label=words, help=self.schema.get("description", ""))
 
 
 def same(one: Any, other: Any) -> bool:
@@ -73,15 +98,15 @@ class Definitions:
 
     def resolve(self, schema: Any) -> dict[str, Any]:
         """The schema with its references followed; what stands beside a reference wins over its target."""
-        resolved: dict[str, Any] = dict(schema) if isinstance(schema, Mapping) else {}
+        resolved = _sound(schema)
         for _ in range(20):
             parts = resolved.get("allOf")
             if isinstance(parts, list) and len(parts) == 1:
                 beside = {key: value for key, value in resolved.items() if key != "allOf"}
-                resolved = {**parts[0], **beside}
+                resolved = {**_sound(parts[0]), **beside}
             elif "$ref" in resolved:
                 beside = {key: value for key, value in resolved.items() if key != "$ref"}
-                resolved = {**self._target(resolved["$ref"]), **beside}
+                resolved = {**_sound(self._target(resolved["$ref"])), **beside}
             else:
                 return resolved
         return {}
@@ -99,13 +124,13 @@ class Definitions:
         resolved, nullable = self._without_null(self.resolve(schema))
         kind = self.kind(resolved)
         secret = kind == "secret" or (kind == "json" and self.holds_secret(resolved))
-        own_title = schema.get("title") if isinstance(schema, Mapping) else None
+        own_title = _sound(schema).get("title")
         title = own_title or (resolved.get("title") if not name else None)
         return Spec(
             schema=resolved,
             kind=kind,
             label=_label(title, name),
-            help=str(resolved.get("description") or ""),
+            help=resolved.get("description", ""),
             example="" if secret else _example(resolved.get("examples")),
             required=required,
             nullable=nullable,
@@ -149,7 +174,9 @@ class Definitions:
             return "choice"
         # pydantic writes a Decimal as "a number, or a string"
         plain = all("enum" not in option and "format" not in option for option in resolved)
-        return "decimal" if plain and {option.get("type") for option in resolved} == {"number", "string"} else "json"
+        return (
+            "decimal" if plain and {str(option.get("type")) for option in resolved} == {"number", "string"} else "json"
+        )
 
     def variants(self, schema: Schema) -> list[Variant]:
         """The models of a discriminated union; none when the schema does not tell them apart."""
@@ -189,6 +216,12 @@ class Definitions:
                 seen.add(reference)
                 waiting.append(self._target(reference))
             waiting.extend(value for key, value in part.items() if key not in ("default", "examples", "const", "enum"))
+
+
+def _sound(schema: Any) -> dict[str, Any]:
+    if not isinstance(schema, Mapping):
+        return {}
+    return {key: value for key, value in schema.items() if isinstance(value, _KEYWORDS.get(key, object))}
 
 
 def _kind_of_type(schema: Schema) -> str:
