@@ -10,6 +10,7 @@ from itertools import count
 from typing import Any
 
 from django.contrib.auth.models import Group, User
+from flujo.lease import Holder
 from flujo.status import AttemptOutcome, DecisionOutcome, EventKind, Outcome, RunStatus, TaskStatus, Wait
 
 from runs.models import Attempt, AuditEvent, Checkpoint, Decision, HumanTask, PipelineGrant, Run, RunInput, Tombstone
@@ -119,7 +120,7 @@ def _status_fields(status: str, created_at: datetime, at: int) -> dict[str, Any]
         fields["wait"] = Wait.HUMAN_TASK
     if status == RunStatus.RUNNING:
         fields["lease_expires_at"] = created_at + timedelta(seconds=30)
-        fields["holder"] = canonical({"host": "worker-1", "pid": 4711})
+        fields["holder"] = Holder("worker-1", boot="", namespace="", pid=4711, started="", nonce="").to_json()
     if fields["started_at"]:
         fields["fence"] = 1
     if status == RunStatus.FAILED:
