@@ -9,7 +9,7 @@ import pytest
 from tests.architecture.sources import files, python, relative
 
 # Each place where markup is made on purpose, with the reason it is safe.
-MARKUP_MADE_HERE: dict[str, str] = {}
+MARKUP_MADE_HERE = {"runs/json_tree.py": "joins parts that format_html and conditional_escape made"}
 UNESCAPED = re.compile(r"\|\s*(?:safe|safeseq)\b|autoescape\s+off")
 INLINE = re.compile(
     r"<style\b|\sstyle\s*=|<script(?![^>]*\b(?:src|type=\"application/json\"))[^>]*>|\son[a-z]+\s*=\s*[\"']"
@@ -22,6 +22,9 @@ MAKES_MARKUP = re.compile(r"\bmark_safe\b|\bSafeString\(|is_safe\s*=\s*True|\bSa
 HTML_IN_STRINGS = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function")
 
 
+TAG = re.compile(r"\{%.*?%\}")
+
+
 def found(pattern: re.Pattern[str], *paths: str) -> list[str]:
     return [
         f"{relative(path)}: {match.group().strip()}"
@@ -30,12 +33,21 @@ def found(pattern: re.Pattern[str], *paths: str) -> list[str]:
     ]
 
 
+def found_outside_tags(pattern: re.Pattern[str], *paths: str) -> list[str]:
+    """What the browser would see; a tag's own arguments may be called as they like."""
+    return [
+        f"{relative(path)}: {match.group().strip()}"
+        for path in files(*paths)
+        for match in pattern.finditer(TAG.sub("", COMMENT.sub("", path.read_text())))
+    ]
+
+
 def test_templates_escape_everything() -> None:
     assert found(UNESCAPED, "templates/*.html", "runs/*.html") == []
 
 
 def test_templates_hold_no_code_and_no_style() -> None:
-    assert found(INLINE, "templates/*.html", "runs/*.html") == []
+    assert found_outside_tags(INLINE, "templates/*.html", "runs/*.html") == []
 
 
 def test_templates_load_nothing_from_elsewhere() -> None:
