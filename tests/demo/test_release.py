@@ -21,6 +21,14 @@ def commit(folder: Path, subject: str) -> None:
     git(folder, "commit", "--quiet", "--allow-empty", "-m", subject)
 
 
+def sign_head(folder: Path) -> None:
+    """Give the last commit a signature that only a program could check."""
+    headers, message = git(folder, "cat-file", "commit", "HEAD").split("\n\n", 1)
+    signature = "gpgsig -----BEGIN PGP SIGNATURE-----\n \n AAAA\n -----END PGP SIGNATURE-----"
+    (folder / ".git" / "signed").write_text(f"{headers}\n{signature}\n\n{message}\n")
+    git(folder, "reset", "--quiet", git(folder, "hash-object", "-t", "commit", "-w", ".git/signed"))
+
+
 @pytest.fixture
 def repository(tmp_path: Path, settings: Settings) -> Path:
     folder = tmp_path / "shop"
@@ -144,6 +152,7 @@ def test_checkout_ignores_what_the_environment_says_about_git(
 
 
 def test_checkout_runs_no_program_of_its_own_configuration(repository: Path) -> None:
+    sign_head(repository)
     trap = repository.parent / "trap"
     trap.write_text(f"#!/bin/sh\ntouch {repository.parent}/sprung\n")
     trap.chmod(0o755)
