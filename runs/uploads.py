@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from runs.models import Upload
 
+SCHEMA_FORMAT = "flujo-upload"
+"""How a stored JSON Schema says that a file is asked for."""
 DEFAULT_LIMIT = 5 * 1024 * 1024
 REFERENCE_LASTS = 24 * 60 * 60
 _SALT = "runs.uploads.reference"
@@ -41,7 +43,8 @@ class UploadNotFound(FlujoError):
 class GivenFile(Protocol):
     """What a browser sent: the part of Django's uploaded file that is used here."""
 
-    name: str | None
+    @property
+    def name(self) -> str | None: ...
 
     def chunks(self) -> Iterable[bytes]: ...
 
@@ -49,8 +52,7 @@ class GivenFile(Protocol):
 class UploadedFile(BaseModel):
     """The reference to an uploaded file, as a step's input holds it; the bytes are read through `open()`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra={"format": "flujo-upload"})
-    JSON_FORMAT: ClassVar[str] = "flujo-upload"
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra={"format": SCHEMA_FORMAT})
 
     digest: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the bytes, in hexadecimal.")
     name: str = Field(min_length=1, max_length=255, description="What the file was called where it came from.")
@@ -128,7 +130,10 @@ def _folder() -> Path:
 
 def _name(given: GivenFile) -> str:
     """The given name without folders; names keep their ending when they are cut."""
-    name = Path((given.name or "").replace("\\", "/").replace("\0", "")).name or "file"
+    sent = "".join(letter for letter in given.name or "" if letter.isprintable())
+    name = Path(sent.replace("\\", "/")).name
+    if name in ("", ".."):
+        return "file"
     if len(name) > 255:
         ending = get_valid_filename(Path(name).suffix[:20] or "_")
         name = name[: 255 - len(ending)] + ending

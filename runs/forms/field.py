@@ -117,6 +117,15 @@ class Field:
             "autofocus": self.focus,
         }
 
+    def attributes(self) -> dict[str, Any]:
+        """The attributes of the field's control; those that are None are left out."""
+        return self.common_attributes()
+
+    @property
+    def attrs(self) -> str:
+        """The control's attributes, escaped."""
+        return flatatt({key: value for key, value in self.attributes().items() if value is not None})
+
 
 class Leaf(Field):
     """A field with one text: as posted, else as stored."""
@@ -185,11 +194,6 @@ class Leaf(Field):
             "placeholder": f"e.g. {self.spec.example}" if self.spec.example and not self.scene.disabled else None,
             **self.common_attributes(),
         }
-
-    @property
-    def attrs(self) -> str:
-        """The control's attributes, escaped."""
-        return flatatt({key: value for key, value in self.attributes().items() if value is not None})
 
 
 _BREAK = re.compile(r"\r\n?")

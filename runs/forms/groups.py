@@ -156,20 +156,25 @@ class Union(Composite):
         scene.row_actions |= self.lazy
         scene.unions = True
         self.groups = [
-            VariantGroup(
-                variant.spec,
-                name=names.control(name, str(index)),
-                scene=scene,
-                initial=values if variant.has(picked) and values else MISSING,
-                builder=builder.in_union(),
-                variant=variant,
-            )
+            self._group(builder.in_union(), variant, names.control(name, str(index)), values)
             for index, variant in enumerate(variants)
             if variant.has(picked) or not self.lazy
         ]
-
         for group in self.groups:
             group.tokens = json.dumps([self.choice.token_of(value) for value in group.variant.values])
+
+    def _group(self, builder: Builder, variant: Variant, name: str, values: Mapping[str, Any]) -> VariantGroup:
+        if self.lazy and self.scene.text(names.control(name, names.SHOWN)) is None:
+            builder = builder.fresh()  # nothing was posted for fields that were not on the page
+        mine = variant.has(self.choice.picked) and values
+        return VariantGroup(
+            variant.spec,
+            name=name,
+            scene=builder.scene,
+            initial=values if mine else MISSING,
+            builder=builder,
+            variant=variant,
+        )
 
     @property
     def picked(self) -> VariantGroup | None:
@@ -209,3 +214,7 @@ class VariantGroup(Group):
         self.variant = variant
         self.tokens = ""  # the choice's tokens that show this group, as the script compares them
         super().__init__(spec, builder=builder, without=variant.name, **options)
+
+    @property
+    def shown_name(self) -> str:
+        return names.control(self.name, names.SHOWN)

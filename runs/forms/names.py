@@ -3,7 +3,7 @@
 import re
 
 _PLAIN = re.compile(r"[^A-Za-z0-9_]")
-ROW, ADD, REMOVE, REFRESH = "row", "add", "remove", "refresh"
+ROW, ADD, REMOVE, REFRESH, SHOWN = "row", "add", "remove", "refresh", "shown"
 
 
 def child(name: str, segment: str | int) -> str:

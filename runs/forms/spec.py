@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote
 
+from runs.uploads import SCHEMA_FORMAT
+
 Schema = Mapping[str, Any]
 
 
@@ -19,7 +21,6 @@ class Missing:
 
 
 MISSING: Final = Missing()
-UPLOAD_FORMAT: Final = "flujo-upload"
 _TEXT_FORMATS = {"date": "date", "date-time": "datetime", "time": "time", "password": "secret"}
 _KEYWORDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "$ref": str,
@@ -122,15 +123,17 @@ class Definitions:
     def spec(self, schema: Any, *, name: str, required: bool = True) -> Spec:
         """Describe the field that the schema stands for under this property name."""
         resolved, nullable = self._without_null(self.resolve(schema))
+        if nullable and "const" in resolved:
+            resolved["enum"] = [resolved.pop("const")]  # one value, or none: there is a choice
         kind = self.kind(resolved)
         secret = kind == "secret" or (kind == "json" and self.holds_secret(resolved))
-        own_title = _sound(schema).get("title")
-        title = own_title or (resolved.get("title") if not name else None)
+        own = _sound(schema)
+        title = own.get("title") or (resolved.get("title") if not name else None)
         return Spec(
             schema=resolved,
             kind=kind,
             label=_label(title, name),
-            help=resolved.get("description", ""),
+            help=(own if kind == "upload" else resolved).get("description", ""),
             example="" if secret else _example(resolved.get("examples")),
             required=required,
             nullable=nullable,
@@ -200,7 +203,7 @@ class Definitions:
 
     def holds_upload(self) -> bool:
         """Whether the form may ask for a file."""
-        return any(part.get("format") == UPLOAD_FORMAT for part in self._parts(self.root))
+        return any(part.get("format") == SCHEMA_FORMAT for part in self._parts(self.root))
 
     def _parts(self, schema: Any) -> Iterator[Schema]:
         """All schemas that a schema leads to, itself included."""
@@ -232,7 +235,7 @@ def _kind_of_type(schema: Schema) -> str:
         return _kind_of_array(schema)
     if word == "object":
         known = "object" if "properties" in schema else "json"
-        return "upload" if schema.get("format") == UPLOAD_FORMAT else known
+        return "upload" if schema.get("format") == SCHEMA_FORMAT else known
     return _TYPES.get(str(word), "json")
 
 

@@ -71,7 +71,7 @@ def bigger(inner: st.SearchStrategy[Typed]) -> st.SearchStrategy[Typed]:
 typed_values = st.recursive(st.sampled_from(LEAVES), bigger, max_leaves=6)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_any_model_comes_back_equal_when_nothing_is_touched(data: st.DataObject) -> None:
     kind, values = data.draw(typed_values)
@@ -87,7 +87,7 @@ def test_any_model_comes_back_equal_when_nothing_is_touched(data: st.DataObject)
     assert model.model_validate_json(json.dumps(form.value)) == before
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_any_moment_comes_back_byte_for_byte_when_nothing_is_touched(data: st.DataObject) -> None:
     word, moments = data.draw(st.sampled_from(MOMENTS))
@@ -99,7 +99,7 @@ def test_any_moment_comes_back_byte_for_byte_when_nothing_is_touched(data: st.Da
     assert form.value == kept
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.recursive(json_values, lambda inner: st.dictionaries(st.sampled_from(
     ["type", "properties", "items", "anyOf", "oneOf", "$ref", "enum", "const", "format", "title", "default",
      "required", "examples", "prefixItems", "minItems", "additionalProperties", "allOf", "discriminator"]),
