@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
@@ -211,6 +212,12 @@ def close_store_threads() -> None:
     """End the store's threads and their connections, before the process forks or a test drops its database."""
     pool = _pool()
     _pool.cache_clear()
+    everyone = threading.Barrier(_WORKERS)
+
+    def close() -> None:
+        everyone.wait()  # so that each thread takes one of these calls
+        connections.close_all()
+
     for _ in range(_WORKERS):
-        pool.submit(connections.close_all)
+        pool.submit(close)
     pool.shutdown(wait=True)
