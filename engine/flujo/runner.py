@@ -27,9 +27,9 @@ from flujo.human import HumanStep, Reject
 from flujo.lease import DEFAULT_LEASE, this_process
 from flujo.records import HumanTask, RunHead
 from flujo.registry import LATEST, PipelineRegistry, RegisteredPipeline
-from flujo.result import PipelineResult, node_at, result_of
+from flujo.result import PipelineResult, result_of
 from flujo.state.backends.memory import InMemoryBackend
-from flujo.state.base import StateBackend
+from flujo.state.base import RUN_ID, StateBackend
 from flujo.status import DecisionOutcome, RunStatus
 from flujo.step import Step
 from flujo.transitions import Answer, ClaimTerms, NewRun
@@ -93,7 +93,7 @@ class Flujo:
     async def _run(
         self, value: Any, context: dict[str, Any], facts: dict[str, Any], progress: Progress
     ) -> PipelineResult:
-        entry = self._entry(self.pipeline_version)
+        entry = await self._entry_for(context["run_id"])
         new = new_run(entry, value, context, **facts)
         terms = self._terms(entry)
         started = await self.backend.transact(
@@ -165,7 +165,7 @@ class Flujo:
         document = await self._load(run_id)
         entry = self._entry_of(document)
         path, generation, digest = self._question(paused, document, step)
-        gate = node_at(entry.pipeline, path)
+        gate = entry.pipeline.find(path)
         if not isinstance(gate, HumanStep):
             raise PipelineChanged(f"The registered {entry.name} {entry.version} has no human task {path!r}.")
         answer = answer_to(
@@ -232,6 +232,14 @@ class Flujo:
         if self.context_model is None:
             return entry
         return RegisteredPipeline(entry.name, entry.version, entry.pipeline, self.context_model, entry.description)
+
+    async def _entry_for(self, run_id: str) -> RegisteredPipeline:
+        """The version that the runner names; without one, that of the stored run, and the newest for a new run."""
+        if self.pipeline_version in (None, LATEST) and RUN_ID.fullmatch(str(run_id)):
+            document = await self.backend.load(run_id)
+            if document is not None and document.head is not None and document.head.pipeline == self.pipeline_name:
+                return self._entry(document.head.version)
+        return self._entry(self.pipeline_version)
 
     def _entry_of(self, document: RunDocument) -> RegisteredPipeline:
         head = document.head

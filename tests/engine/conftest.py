@@ -1,0 +1,58 @@
+"""The fixtures of the engine's tests: a store of each kind, verified and closed after the test that used it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flujo.state.base import StateBackend
+from flujo.verify import verify_store
+
+from tests.engine.making import Ledger
+from tests.engine.stores import BUILT_IN, DURABLE, EVERY, Store, make_store
+
+
+@pytest.fixture(params=EVERY)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """A store of every kind, a user's own with three methods among them."""
+    yield from _used(request, tmp_path)
+
+
+@pytest.fixture(params=BUILT_IN)
+def built_in(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """A store of every built-in kind."""
+    yield from _used(request, tmp_path)
+
+
+@pytest.fixture(params=DURABLE)
+def durable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """A built-in store that outlives its process."""
+    yield from _used(request, tmp_path)
+
+
+@pytest.fixture
+def backend(store: Store) -> StateBackend:
+    """A backend of every kind."""
+    return store.backend
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    """Counts what steps did, outside of every store."""
+    return Ledger()
+
+
+def _used(request: pytest.FixtureRequest, folder: Path) -> Iterator[Store]:
+    store = make_store(request.param, folder)
+    yield store
+    try:
+        if store.backend.lists_runs and request.node.get_closest_marker("tampers") is None:
+            asyncio.run(verify_store(store.backend))
+        asyncio.run(store.close())
+    finally:
+        if store.name in ("django", "postgres"):
+            from runs.state_backend import close_store_threads
+
+            close_store_threads()

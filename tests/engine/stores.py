@@ -1,0 +1,91 @@
+"""The stores that the contract suite runs on: the four built-in backends, and a user's own with three methods."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flujo.state.backends.file import FileBackend
+from flujo.state.backends.memory import InMemoryBackend
+from flujo.state.backends.sqlite import SQLiteBackend
+from flujo.state.base import StateBackend
+
+
+class JsonFiles(StateBackend):
+    """What a user writes: the three methods and nothing else."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+
+    async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
+        new = self.folder / f"{run_id}.new"
+        new.write_text(json.dumps(state))
+        new.replace(self.folder / f"{run_id}.json")
+
+    async def load_state(self, run_id: str) -> dict[str, Any] | None:
+        path = self.folder / f"{run_id}.json"
+        if not path.exists():
+            return None
+        state: dict[str, Any] = json.loads(path.read_text())
+        return state
+
+    async def delete_state(self, run_id: str) -> None:
+        (self.folder / f"{run_id}.json").unlink(missing_ok=True)
+
+
+@dataclass
+class Store:
+    """A place for runs; `reopen` gives a new backend on the same runs, as a new process would."""
+
+    name: str
+    opens: Callable[[], StateBackend]
+    backend: StateBackend = field(init=False)
+    opened: list[StateBackend] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.reopen()
+
+    def reopen(self) -> StateBackend:
+        self.backend = self.opens()
+        if not any(known is self.backend for known in self.opened):
+            self.opened.append(self.backend)
+        return self.backend
+
+    async def close(self) -> None:
+        for backend in self.opened:
+            await backend.close()
+
+
+def make_store(name: str, folder: Path) -> Store:
+    """A new, empty store; the folder holds its files."""
+    if name in ("django", "postgres"):
+        from runs.state_backend import DjangoBackend
+
+        using = "default" if name == "django" else "postgres"
+        return Store(name, lambda: DjangoBackend(using=using))
+    memory = InMemoryBackend()
+    opens: dict[str, Callable[[], StateBackend]] = {
+        "memory": lambda: memory,
+        "file": lambda: FileBackend(folder / "runs"),
+        "sqlite": lambda: SQLiteBackend(folder / "runs.db"),
+        "three_methods": lambda: JsonFiles(folder / "states"),
+    }
+    return Store(name, opens[name])
+
+
+BUILT_IN = [
+    "memory",
+    "file",
+    "sqlite",
+    pytest.param("django", marks=pytest.mark.django_db(transaction=True)),
+    pytest.param(
+        "postgres", marks=[pytest.mark.services, pytest.mark.django_db(transaction=True, databases=["postgres"])]
+    ),
+]
+EVERY = [*BUILT_IN, "three_methods"]
+DURABLE = BUILT_IN[1:]
