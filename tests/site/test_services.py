@@ -15,6 +15,7 @@ from django.db import connections
 
 from tests import services
 
+ROOT = Path(__file__).resolve().parents[2]
 ABANDON = """
 import os, signal, sys
 from tests import services
@@ -57,11 +58,37 @@ PRAGMAS = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "trusted_
 
 @pytest.mark.services
 def test_a_server_ends_with_its_test_process_even_when_that_is_killed() -> None:
-    root = Path(__file__).resolve().parents[2]
-    killed = subprocess.run([sys.executable, "-c", ABANDON], cwd=root, capture_output=True, text=True, check=False)
+    killed = subprocess.run([sys.executable, "-c", ABANDON], cwd=ROOT, capture_output=True, text=True, check=False)
     assert killed.returncode == -9, killed.stderr
     folder = Path(killed.stdout.split()[1])
     deadline = time.monotonic() + services.STOP_SECONDS
     while folder.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not folder.exists()
+
+
+def suite(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run two tests, one of which needs Redis, where Redis is not installed."""
+    tests = [f"tests/site/test_services.py::{name}" for name in ("test_redis_url_answers", "test_a_port_is_free")]
+    variables = {"PATH": str(tmp_path), "HOME": str(tmp_path), **environment}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *tests]
+    return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+
+
+def test_a_port_is_free() -> None:
+    assert services._free_port() > 1024
+
+
+@pytest.mark.slow
+def test_a_missing_program_fails_the_suite_and_is_named(tmp_path: Path) -> None:
+    run = suite(tmp_path)
+    assert run.returncode == 1
+    assert "Redis is missing (on Debian: apt install redis-server)" in run.stdout
+    assert "1 passed, 1 error" in run.stdout
+
+
+@pytest.mark.slow
+def test_a_missing_program_may_be_left_out_and_the_last_line_says_so(tmp_path: Path) -> None:
+    run = suite(tmp_path, ALLOW_MISSING="1")
+    assert run.returncode == 0
+    assert run.stdout.splitlines()[-1] == "LEFT OUT: 1 tests that need Redis"
