@@ -19,6 +19,7 @@ def console(request: HttpRequest) -> dict[str, Any]:
     theme = request.COOKIES.get("theme", "")
     return {
         "environment": environment(),
+        "csrf_cookie": settings.CSRF_COOKIE_NAME,
         "theme": theme if theme in THEMES else "",
         "generated_at": timezone.now(),
         "nav_inbox_count": SimpleLazyObject(lambda: inbox_count(request.user)),

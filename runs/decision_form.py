@@ -89,11 +89,11 @@ class DecisionForm:
 
     @property
     def answer(self) -> Any:
-        """The answer as JSON; read it after `complete`."""
+        """The answer as JSON; None where what was typed cannot be read."""
         if self.outcome == DecisionOutcome.REJECTED:
             return None
         if self.fields is not None:
-            return self.fields.value
+            return self.fields.value if self.fields.is_valid() else None
         return True if self.page.task.kind == "bool" else self.text
 
     @property

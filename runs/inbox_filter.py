@@ -42,7 +42,7 @@ class InboxFilter:
                 Q(run__title__icontains=self.q)
                 | Q(message__icontains=self.q)
                 | Q(run__requester__icontains=self.q)
-                | Q(run_id__startswith=self.q)
+                | Q(run__run_id__startswith=self.q)
             )
         return tasks
 

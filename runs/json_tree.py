@@ -61,7 +61,7 @@ def _group(key: SafeString, value: dict[str, Any] | list[Any], depth: int) -> Sa
 def _children(value: dict[str, Any] | list[Any], depth: int) -> SafeString:
     if isinstance(value, list) and (columns := _columns(value)):
         return _table(columns, value)
-    pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
+    pairs: list[tuple[str | int, Any]] = list(value.items() if isinstance(value, dict) else enumerate(value))
     rows = format_html_join(
         "", "<li>{}</li>", ((_node(_key(key), child, depth),) for key, child in pairs[:MAX_CHILDREN])
     )

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from flujo.status import DecisionOutcome, EventKind, TaskStatus
 
-from runs import access
+from runs import access, display
 from runs.models import AuditEvent, Decision, HumanTask, Run
 
 if TYPE_CHECKING:
     from runs.access import User
 
-HISTORY_WORDS = {
+HISTORY_WORDS: dict[str, str] = {
     EventKind.HUMAN_TASK_RAISED: "The run paused and asked",
     EventKind.DECISION_RECORDED: "Decided",
     EventKind.HUMAN_TASK_CLOSED: "Closed without an answer",
@@ -70,6 +70,11 @@ class RequestPage:
     @property
     def open(self) -> bool:
         return self.task.status == TaskStatus.OPEN
+
+    @property
+    def word(self) -> str:
+        """The word for its state, for the page's title."""
+        return display.state_badge(self.state).word
 
     @property
     def verb(self) -> str:

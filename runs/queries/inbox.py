@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
+from django.contrib.auth.models import Group
 from django.core import signing
 from django.db.models import Case, Count, IntegerField, Q, QuerySet, Value, When
 from django.db.models.functions import StrIndex
@@ -18,8 +19,16 @@ from runs.models import Decision, HumanTask
 from runs.queries import keyset
 
 if TYPE_CHECKING:
+    from django_stubs_ext import WithAnnotations
+
     from runs.access import User
     from runs.inbox_filter import InboxFilter
+
+    class _Rank(TypedDict):
+        rank: int
+
+    RankedTask = WithAnnotations[HumanTask, _Rank]
+    RankedTasks = QuerySet[RankedTask]
 
 MINE, BLOCKED, OTHERS = 0, 1, 2
 SIZE = 50
@@ -75,9 +84,9 @@ class InboxPage:
         return [row for section in self.sections for row in section.rows] + self.decided
 
 
-def ranked(user: User, tasks: QuerySet[HumanTask]) -> QuerySet[HumanTask]:
+def ranked(user: User, tasks: QuerySet[HumanTask]) -> RankedTasks:
     """`tasks` with `rank`: the user can decide it, is named but lacks the permission, or others must act."""
-    groups = user.groups.values_list("name", flat=True) if user.is_authenticated else ()  # type: ignore[union-attr]
+    groups = Group.objects.filter(user=user.pk).values_list("name", flat=True)
     names = [user.get_username(), *(f"group:{name}" for name in groups)]
     needles = {f"named_{index}": _contains(name) for index, name in enumerate(names)}
     named = Q()
@@ -99,12 +108,12 @@ def _contains(name: str) -> StrIndex:
     return StrIndex("candidates", Value(json.dumps(name, ensure_ascii=False)))
 
 
-def waiting_for(user: User) -> QuerySet[HumanTask]:
+def waiting_for(user: User) -> RankedTasks:
     """The open human tasks that `user` can decide: the navigation's count and the inbox's first section."""
     return ranked(user, access.open_tasks(user)).filter(rank=MINE)
 
 
-def next_open(user: User, wanted: InboxFilter, after: int | None = None) -> HumanTask | None:
+def next_open(user: User, wanted: InboxFilter, after: int = 0) -> HumanTask | None:
     """The oldest request that waits for `user` in this filter, other than `after`."""
     return wanted.apply(waiting_for(user)).exclude(pk=after).order_by("raised_at", "pk").first()
 
@@ -117,14 +126,14 @@ def pipelines(user: User) -> list[str]:
 
 def open_page(user: User, wanted: InboxFilter, shown: frozenset[int] = frozenset()) -> InboxPage:
     """The open requests by section; `shown` keeps rows on the page that were closed since, and marks the new ones."""
-    tasks = wanted.apply(ranked(user, access.open_tasks(user)))
+    tasks = ranked(user, wanted.apply(access.open_tasks(user)))
     if wanted.view == "mine":
         tasks = tasks.filter(rank__lte=BLOCKED)
     counts = dict(tasks.order_by().values_list("rank").annotate(Count("pk")))
     found = list(_after(tasks, wanted.cursor).order_by("rank", "raised_at", "pk")[: SIZE + 1])
     more, found = len(found) > SIZE, found[:SIZE]
     gone = _closed_since(user, shown - {task.pk for task in found})
-    rows = _rows(user, [*found, *gone], shown)
+    rows = _rows([*found, *gone], shown)
     sections = [
         Section(rank, own, counts.get(rank, 0))
         for rank in (MINE, BLOCKED, OTHERS)
@@ -136,22 +145,22 @@ def open_page(user: User, wanted: InboxFilter, shown: frozenset[int] = frozenset
 
 def decided_page(user: User, wanted: InboxFilter) -> InboxPage:
     """The requests that are answered or closed, newest first."""
-    tasks = wanted.apply(ranked(user, access.visible_tasks(user).exclude(status=TaskStatus.OPEN)))
+    tasks = ranked(user, wanted.apply(access.visible_tasks(user).exclude(status=TaskStatus.OPEN)))
     tasks = tasks.filter(closed_at__isnull=False)
     cursor = keyset.read(wanted.cursor) if wanted.cursor else None
     window = keyset.window(tasks, cursor, at="closed_at", key="id", size=SIZE)
-    rows = _rows(user, window.rows, frozenset())
+    rows = _rows(window.rows, frozenset())
     return InboxPage(decided=rows, mine_count=waiting_for(user).count(), older=window.older, newer=window.newer)
 
 
-def _closed_since(user: User, ids: Iterable[int]) -> list[HumanTask]:
+def _closed_since(user: User, ids: Iterable[int]) -> list[RankedTask]:
     wanted = list(ids)
     if not wanted:
         return []
     return list(ranked(user, access.visible_tasks(user)).filter(pk__in=wanted).exclude(status=TaskStatus.OPEN))
 
 
-def _rows(user: User, tasks: list[HumanTask], shown: frozenset[int]) -> list[InboxRow]:
+def _rows(tasks: list[RankedTask], shown: frozenset[int]) -> list[InboxRow]:
     """The rows of `tasks` in the order of the list, with the decisions of those that have one."""
     closed = [task for task in tasks if task.status != TaskStatus.OPEN]
     decisions = (
@@ -163,14 +172,16 @@ def _rows(user: User, tasks: list[HumanTask], shown: frozenset[int]) -> list[Inb
         else {}
     )
     rows = [
-        _row(user, task, decisions.get((task.run_id, task.path, task.generation)), bool(shown) and task.pk not in shown)
+        _row(
+            task, decisions.get((task.run_id, task.path, task.generation)), is_new=bool(shown) and task.pk not in shown
+        )
         for task in tasks
     ]
     return rows if not shown else sorted(rows, key=lambda row: (row.rank, row.is_new, row.raised_at, row.task_id))
 
 
-def _row(user: User, task: HumanTask, decision: Decision | None, is_new: bool) -> InboxRow:
-    run, rank = task.run, getattr(task, "rank", OTHERS)
+def _row(task: RankedTask, decision: Decision | None, *, is_new: bool) -> InboxRow:
+    run, rank = task.run, task.rank
     return InboxRow(
         task_id=task.pk,
         subject=run.title or run.pipeline,
@@ -199,7 +210,7 @@ def _blocked(task: HumanTask) -> str:
     return f"You are named, but may not decide on {task.run.pipeline}. An administrator can grant your group 'decide'."
 
 
-def _after(tasks: QuerySet[HumanTask], cursor: str) -> QuerySet[HumanTask]:
+def _after(tasks: RankedTasks, cursor: str) -> RankedTasks:
     if not cursor:
         return tasks
     rank, raised_at, pk = _read(cursor)
@@ -207,8 +218,8 @@ def _after(tasks: QuerySet[HumanTask], cursor: str) -> QuerySet[HumanTask]:
     return tasks.filter(Q(rank__gt=rank) | (Q(rank=rank) & later))
 
 
-def _cursor(task: HumanTask) -> str:
-    return signing.dumps([getattr(task, "rank", OTHERS), task.raised_at.isoformat(), task.pk], salt=_SALT)
+def _cursor(task: RankedTask) -> str:
+    return signing.dumps([task.rank, task.raised_at.isoformat(), task.pk], salt=_SALT)
 
 
 def _read(cursor: str) -> tuple[int, datetime, int]:

@@ -33,6 +33,7 @@ STATUS = {
     "invalid_run_id": 422,
     "unstorable_value": 422,
     "backend_busy": 503,
+    "outcome_unknown": 503,
 }
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from django.contrib import messages
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_safe
 from flujo.errors import FlujoError, HumanTaskNotFound
 from flujo.status import DecisionOutcome
 
@@ -42,13 +42,16 @@ def fragment(request: HttpRequest, task_id: int) -> HttpResponse:
     return render(request, "human_tasks/_status.html", {"page": page, "was_open": request.GET.get("was") == "open"})
 
 
-@require_POST
+@require_http_methods(["GET", "POST"])
 @never_cache
 def decide(request: HttpRequest, task_id: int) -> HttpResponse:
     """Record the decision, or show the form again with everything that was typed."""
     page = _page(request, task_id)
+    if request.method == "GET":  # where signing in again leads after a session ended on this form
+        return redirect(page.task)
     form = DecisionForm.of(page, request)
-    if form.usable and not form.complete():
+    complete = form.complete()
+    if form.usable and not complete:
         status = 200 if form.changes_rows else 422
         return render(request, TEMPLATE, {"page": page, "form": form, "nav": "inbox"}, status=status)
     try:
@@ -87,7 +90,7 @@ def _after(request: HttpRequest, task: HumanTask) -> HttpResponse:
     """303 to the request; htmx follows redirects by itself, so it is told by a header to load the page."""
     if getattr(request, "htmx", False):
         return HttpResponse(headers={"HX-Redirect": task.get_absolute_url()})
-    return redirect(task, permanent=False, preserve_request=False)
+    return HttpResponseRedirect(task.get_absolute_url(), status=303)
 
 
 def _done(request: HttpRequest, page: RequestPage, outcome: DecisionOutcome) -> SafeString:

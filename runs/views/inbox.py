@@ -37,7 +37,7 @@ def fragment(request: HttpRequest) -> HttpResponse:
     wanted = InboxFilter.of(request.GET)
     shown = frozenset(int(word) for word in request.GET.get("shown", "").split(",") if word.isdecimal())
     try:
-        return render(request, "inbox/_list.html", _context(request, wanted, shown))
+        return render(request, "inbox/_list.html", {**_context(request, wanted, shown), "swap": True})
     except InvalidCursor as error:
         return HttpResponse(str(error), status=400, content_type="text/plain")
 
@@ -48,7 +48,7 @@ def next_open(request: HttpRequest) -> HttpResponse:
     """To the request that has waited longest for you in this filter."""
     wanted = InboxFilter.of(request.GET)
     after = request.GET.get("after", "")
-    task = inbox.next_open(request.user, wanted, int(after) if after.isdecimal() else None)
+    task = inbox.next_open(request.user, wanted, int(after) if after.isdecimal() else 0)
     if task is None:
         messages.info(request, "Nothing else waits for you.")
         return redirect("runs:inbox")

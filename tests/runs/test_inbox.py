@@ -1,0 +1,211 @@
+"""The inbox shows each person what waits for them, and why the rest doesn't."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+from flujo.status import TaskStatus
+from pytest_django import DjangoAssertNumQueries
+
+from runs import access
+from runs.models import HumanTask
+from runs.queries import inbox
+from runs.queries.nav import inbox_count
+from tests.runs import factories
+from tests.runs.conftest import SignIn
+
+HOUR = timedelta(hours=1)
+
+
+def _subjects(html: str) -> list[str]:
+    return re.findall(r'class="inbox__subject"[^>]*>([^<]+)<', html)
+
+
+def _page(client: Client, query: str = "") -> str:
+    answer = client.get(f"/inbox/{query}")
+    assert answer.status_code == 200
+    return answer.content.decode()
+
+
+def _waiting(title: str, *, hours: int = 0, candidates: list[str] | None = None, **fields: Any) -> HumanTask:
+    run = factories.paused_run(title=title, candidates=candidates, created_at=factories.NOW - hours * HOUR, **fields)
+    return run.human_tasks.get()
+
+
+def test_inbox_shows_the_longest_waiting_first(sign_in: SignIn, operator: User) -> None:
+    _waiting("young", hours=1)
+    _waiting("old", hours=30)
+    assert _subjects(_page(sign_in(operator))) == ["old", "young"]
+
+
+def test_inbox_keeps_apart_what_i_can_decide_what_i_am_blocked_on_and_what_others_have(sign_in: SignIn) -> None:
+    ana = factories.user("ana", can=["view", "decide"], on="orders")
+    factories.grant(ana, "view", on="refunds")
+    _waiting("others", candidates=["ben"])
+    _waiting("blocked", pipeline="refunds", candidates=["ana"])
+    _waiting("mine", candidates=["ana", "ben"])
+    html = _page(sign_in(ana), "?view=all")
+    assert _subjects(html) == ["mine", "blocked", "others"]
+    assert [html.index(words) for words in ("Waiting for you", "Blocked for you", "Waiting for others")] == sorted(
+        html.index(words) for words in ("Waiting for you", "Blocked for you", "Waiting for others")
+    )
+    assert "may not decide on refunds" in html
+    assert _subjects(_page(sign_in(ana))) == ["mine", "blocked"]
+
+
+def test_inbox_agrees_with_the_rule_for_every_kind_of_candidate(operator: User) -> None:
+    cased = factories.user("OTTO", can=["view", "decide"], groups=["finance"])
+    odd = factories.user("o%o", can=["view", "decide"])
+    powerless = factories.user("pia", can=["view"], groups=["finance"])
+    root = factories.user("root", superuser=True)
+    for names in (
+        None,
+        ["otto"],
+        ["OTTO"],
+        ["group:finance"],
+        ["group:Finance"],
+        ["o%o"],
+        ["finance"],
+        ["root", "pia"],
+    ):
+        _waiting(str(names), candidates=names)
+    for person in (operator, cased, odd, powerless, root):
+        ruled = {task.pk for task in access.open_tasks(person) if access.may_decide(person, task) is None}
+        assert set(inbox.waiting_for(person).values_list("pk", flat=True)) == ruled
+        assert inbox_count(person) == len(ruled)
+
+
+def test_inbox_count_in_the_navigation_is_the_number_in_the_list(sign_in: SignIn, operator: User) -> None:
+    for _ in range(3):
+        _waiting("mine")
+    _waiting("not mine", candidates=["ben"])
+    html = _page(sign_in(operator))
+    assert re.findall(r'class="count"[^>]*>(\d+)', html) == ["3", "3"]
+    assert len(_subjects(html)) == 3
+
+
+def test_inbox_leaves_out_pipelines_i_may_not_see(sign_in: SignIn, stranger: User) -> None:
+    _waiting("secret order")
+    for query in ("", "?view=all", "?view=decided", "?q=secret", "?pipeline=orders"):
+        assert "secret order" not in _page(sign_in(stranger), query)
+    assert "orders" not in _page(sign_in(stranger))
+
+
+@pytest.mark.parametrize(("query", "found"), [("?q=steel", ["Steel"]), ("?pipeline=refunds", ["Refund"])])
+def test_inbox_narrows_to_text_and_pipeline(query: str, found: list[str], sign_in: SignIn, operator: User) -> None:
+    _waiting("Steel")
+    _waiting("Refund", pipeline="refunds")
+    assert _subjects(_page(sign_in(operator), query)) == found
+
+
+def test_inbox_filter_for_which_nothing_matches_says_so_and_offers_the_way_back(
+    sign_in: SignIn, operator: User
+) -> None:
+    _waiting("Steel")
+    html = _page(sign_in(operator), "?q=copper")
+    assert "No request matches this filter" in html
+    assert "“copper”" in html
+    assert "Clear the filter" in html
+    assert "1 waits for you" in html
+
+
+def test_inbox_that_is_empty_says_what_will_appear(sign_in: SignIn, operator: User) -> None:
+    assert "Nothing waits for you" in _page(sign_in(operator))
+    assert "Nothing waits for anyone" in _page(sign_in(operator), "?view=all")
+    assert "No request has been decided yet" in _page(sign_in(operator), "?view=decided")
+
+
+def test_inbox_keeps_the_decided_with_who_and_how(sign_in: SignIn, operator: User) -> None:
+    factories.completed_run(title="Good one")
+    factories.rejected_run(title="Bad one")
+    html = _page(sign_in(operator), "?view=decided")
+    assert set(_subjects(html)) == {"Good one", "Bad one"}
+    assert "Approved" in html
+    assert "Rejected" in html
+    assert "ana" in html
+
+
+@pytest.mark.parametrize("view", ["all", "decided"])
+def test_inbox_pages_reach_every_request_once(
+    view: str, sign_in: SignIn, operator: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox, "SIZE", 2)
+    for number in range(5):
+        task = _waiting(f"request {number}", hours=number % 2, candidates=["ben"] if number == 3 else None)
+        if view == "decided":
+            factories.decision(task)
+    seen, query = [], f"?view={view}"
+    while query:
+        html = _page(sign_in(operator), query)
+        seen += _subjects(html)
+        following = re.search(r'href="([^"]+)" rel="next"', html)
+        query = following[1].replace("&amp;", "&") if following else ""
+    assert sorted(seen) == [f"request {number}" for number in range(5)]
+
+
+def test_inbox_cursor_that_was_tampered_with_leads_to_the_first_page(sign_in: SignIn, operator: User) -> None:
+    client = sign_in(operator)
+    for view in ("all", "decided"):
+        assert client.get(f"/inbox/?view={view}&cursor=forged")["Location"] == f"/inbox/?view={view}"
+    assert client.get("/_f/inbox/?cursor=forged").status_code == 400
+
+
+def test_inbox_fragment_keeps_shown_rows_in_place_and_puts_new_ones_last(sign_in: SignIn, operator: User) -> None:
+    first, second = _waiting("first", hours=3), _waiting("second", hours=2)
+    _waiting("older but new", hours=9)
+    factories.decision(first, actor="ben")
+    html = sign_in(operator).get(f"/_f/inbox/?shown={first.pk},{second.pk}").content.decode()
+    assert _subjects(html) == ["first", "second", "older but new"]
+    assert html.count("inbox__row--gone") == 1
+    assert "Approved" in html
+    assert html.count(">New<") == 1
+
+
+def test_inbox_fragment_shows_nothing_of_a_pipeline_the_person_may_not_see(sign_in: SignIn, stranger: User) -> None:
+    task = _waiting("secret order")
+    assert "secret" not in sign_in(stranger).get(f"/_f/inbox/?shown={task.pk}").content.decode()
+    factories.decision(task)
+    assert "secret" not in sign_in(stranger).get(f"/_f/inbox/?shown={task.pk}").content.decode()
+
+
+def test_inbox_next_leads_to_the_oldest_of_mine_in_the_filter(sign_in: SignIn, operator: User) -> None:
+    _waiting("not mine", hours=50, candidates=["ben"])
+    old, young = _waiting("old", hours=9), _waiting("young", hours=2)
+    client = sign_in(operator)
+    assert client.get("/inbox/next/")["Location"] == f"/inbox/{old.pk}/"
+    assert client.get(f"/inbox/next/?after={old.pk}")["Location"] == f"/inbox/{young.pk}/"
+    assert client.get("/inbox/next/?q=young")["Location"] == f"/inbox/{young.pk}/"
+    assert client.get("/inbox/next/?pipeline=refunds")["Location"] == "/inbox/"
+
+
+def test_inbox_asks_strangers_to_sign_in(client: Client) -> None:
+    for path in ("/inbox/", "/inbox/next/", "/_f/inbox/"):
+        assert client.get(path)["Location"].startswith("/sign-in/")
+
+
+@pytest.mark.parametrize("query", ["?view=mine", "?view=all", "?view=decided", "?q=a&pipeline=orders"])
+def test_inbox_takes_the_same_number_of_queries_for_any_number_of_rows(
+    query: str, sign_in: SignIn, operator: User, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
+    for number in range(12):
+        task = _waiting(f"request {number}", candidates=["group:finance"] if number % 2 else None)
+        if number % 3 == 0:
+            factories.decision(task)
+    client = sign_in(operator)
+    with django_assert_max_num_queries(14):
+        client.get(f"/inbox/{query}")
+
+
+def test_inbox_row_of_a_closed_request_says_why(sign_in: SignIn, operator: User) -> None:
+    task = _waiting("closed one")
+    HumanTask.objects.filter(pk=task.pk).update(
+        status=TaskStatus.CLOSED, closed_at=factories.NOW, closed_reason="the run was cancelled by ben"
+    )
+    html = _page(sign_in(operator), "?view=decided")
+    assert "Closed" in html
+    assert "the run was cancelled by ben" in html

@@ -1,0 +1,38 @@
+"""Times and lengths of time read the same everywhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from runs.words import UNITS, ago_words, duration_words
+
+AGO = Path(__file__).resolve().parents[2] / "static/js/ago.js"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.0004, "0 ms"), (0.85, "850 ms"), (12.44, "12.4 s"), (60, "1 min"), (185.9, "3 min 5 s"),
+        (7800, "2 h 10 min"), (86400, "1 d"), (4 * 86400 + 3 * 3600 + 59, "4 d 3 h"), (-3, "0 ms"),
+    ],
+)  # fmt: skip
+def test_a_length_of_time_is_said_in_the_two_units_that_matter(seconds: float, words: str) -> None:
+    assert duration_words(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(3, "just now"), (42, "42 s ago"), (300, "5 min ago"), (7300, "2 h ago"), (-400, "in 6 min"), (9e5, "10 d ago")],
+)
+def test_a_moment_is_said_by_its_distance(seconds: float, words: str) -> None:
+    assert ago_words(seconds) == words
+
+
+def test_the_browser_counts_in_the_same_units() -> None:
+    found = re.search(r"const UNITS = (\[.*\]);", AGO.read_text())
+    assert found is not None
+    assert [tuple(unit) for unit in json.loads(found[1])] == list(UNITS)
