@@ -23,6 +23,7 @@ from flujo_site.settings import DATABASES
 # A file, since an in-memory database is shared by threads in a way no deployment is.
 DATABASES["default"]["TEST"] = {"NAME": _folder / "test.sqlite3"}
 DATABASES["postgres"] = postgres("postgres://flujo@127.0.0.1:1/flujo", pool_size=0)
+DATABASES["postgres"]["TEST"] = {"DEPENDENCIES": []}  # tests may use it alone
 
 # The suite signs in hundreds of times: the slow hash is for passwords, and there are none here to protect.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
