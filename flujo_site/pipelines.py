@@ -102,7 +102,7 @@ class ReleaseRequest(Record):
     """What is to be released."""
 
     repository: str = Field(
-        default=".", max_length=400, title="Repository", description="Folder of a git checkout; a dot is this project."
+        default=".", max_length=200, title="Repository", description="Folder of a git checkout; a dot is this project."
     )
     version: str = Field(
         pattern=r"^\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$", max_length=64, title="Version", description="Such as 1.4.0."

@@ -1,6 +1,7 @@
 """The three pipelines, from their input to what they leave behind, on the in-memory and the Django store."""
 
 import json
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.core.files.base import ContentFile
 from flujo import Flujo, Pause, PipelineResult, Reject, StateBackend
-from flujo.errors import InvalidAnswer, InvalidInput
+from flujo.batch import Batch, RunView, Transition
+from flujo.clock import SystemClock
+from flujo.errors import BackendError, InvalidAnswer, InvalidInput
+from flujo.records import Checkpoint
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.status import Outcome, RunStatus
 from pytest_django import Settings
@@ -182,3 +186,39 @@ async def test_data_export_of_an_unknown_person_fails_saying_so(backend: StateBa
     result = await runner("data-export-request", backend).run_async({"email": "nobody@example.org"})
     assert result.status is RunStatus.FAILED
     assert "UnknownSubject: No customer has the e-mail address" in str(result.step_history[0].error)
+
+
+class LosesOneWrite(InMemoryBackend):
+    """Fails the first time a step's checkpoint is saved, as a worker that dies after the step's work."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path: str | None = path
+
+    async def transact(self, run_id: str, transition: Transition) -> Batch:
+        def losing(view: RunView) -> Batch:
+            batch = transition(view)
+            if any(isinstance(row, Checkpoint) and row.path == self.path for row in batch.inserts):
+                self.path = None
+                raise BackendError
+            return batch
+
+        return await super().transact(run_id, losing)
+
+
+class AnHourLater(SystemClock):
+    """When every lease has expired."""
+
+    def now(self) -> datetime:
+        return super().now() + timedelta(hours=1)
+
+
+async def test_invoice_intake_posts_nothing_twice_when_its_worker_dies_after_posting() -> None:
+    store = LosesOneWrite("post")
+    with pytest.raises(BackendError):
+        await runner("invoice-intake", store).run_async({"sample": "invoices-clean.csv"}, run_id="r1")
+    assert await LedgerEntry.objects.acount() == 180
+    successor = Flujo(registry=registry, pipeline_name="invoice-intake", state_backend=store, clock=AnHourLater())
+    result = await successor.continue_async("r1")
+    assert (result.status, result.step_history[-1].attempts) == (RunStatus.COMPLETED, 2)
+    assert await LedgerEntry.objects.acount() == 180
