@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from flujo.status import EventKind
 
@@ -21,6 +22,7 @@ RUN_EVENTS: dict[str, EventWords] = {
     EventKind.RUN_CLAIMED: EventWords("Run claimed by a worker", "cpu-chip"),
     EventKind.RUN_RELEASED: EventWords("Run released by its worker", "arrow-uturn-left"),
     EventKind.RUN_DESCRIBED: EventWords("Run described", "tag"),
+    EventKind.RUN_PAUSED: EventWords("Run held", "pause"),
     EventKind.RUN_COMPLETED: EventWords("Run completed", "check-circle"),
     EventKind.RUN_FAILED: EventWords("Run failed", "x-circle"),
     EventKind.RUN_RETRIED: EventWords("Run retried", "arrow-path"),
@@ -46,6 +48,7 @@ SITE_EVENTS: dict[str, EventWords] = {
     "permission.changed": EventWords("Permission changed", "key"),
 }
 
+ORIGIN = ("channel", "ip", "user_agent", "request_id")
 FACTS: dict[str, str] = {
     "user_agent": "browser",
     "request_id": "request",
@@ -63,3 +66,24 @@ def event_words(kind: str) -> EventWords:
 def fact_label(key: str) -> str:
     """The label of one fact of an event."""
     return FACTS.get(key, key.replace("_", " "))
+
+
+def summary(kind: str, data: dict[str, Any]) -> str:
+    """What a site event is about, in a line; events of runs say it by their step, actor and reason."""
+    if kind == "permission.changed":
+        facts = {name: value for name, value in data.items() if name not in ("subject", "change", *ORIGIN)}
+        if facts.keys() == {"verb", "pipeline"}:
+            return f"{data.get('subject')}: {data.get('change')} {facts['verb']} on {facts['pipeline']}"
+        told = "; ".join(f"{fact_label(name)} {_listed(value)}" for name, value in facts.items())
+        return f"{data.get('subject')}: {data.get('change')} {told}".rstrip()
+    if kind == "user.sign_in_failed":
+        return f"as {data.get('username')}"
+    if kind.endswith(".refused"):
+        return str(data.get("why") or data.get("action") or "")
+    if kind == "audit.exported":
+        return ", ".join(f"{name} {value}" for name, value in (data.get("filter") or {}).items()) or "everything"
+    return ""
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value).lower()

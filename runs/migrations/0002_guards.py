@@ -18,8 +18,10 @@ SQLITE_INSTALL = [
         for table in APPEND_ONLY
         for verb in ("UPDATE", "DELETE")
     ),
-    f"CREATE TRIGGER flujo_runs_run_no_delete BEFORE DELETE ON flujo_runs_run WHEN OLD.status IN {ACTIVE} "
-    f"BEGIN SELECT RAISE(ABORT, '{STILL_ACTIVE}'); END",
+    (
+        f"CREATE TRIGGER flujo_runs_run_no_delete BEFORE DELETE ON flujo_runs_run WHEN OLD.status IN {ACTIVE} "
+        f"BEGIN SELECT RAISE(ABORT, '{STILL_ACTIVE}'); END"
+    ),
 ]
 SQLITE_REMOVE = [
     *(f"DROP TRIGGER IF EXISTS {table}_no_{verb}" for table in APPEND_ONLY for verb in ("update", "delete")),
@@ -42,11 +44,17 @@ POSTGRESQL_INSTALL = [
         "FOR EACH STATEMENT EXECUTE FUNCTION flujo_refuse_audit_change()"
         for table in APPEND_ONLY
     ),
-    f"CREATE TRIGGER flujo_runs_run_no_delete BEFORE DELETE ON flujo_runs_run FOR EACH ROW "
-    f"WHEN (OLD.status IN {ACTIVE}) EXECUTE FUNCTION flujo_refuse_active_delete()",
+    (
+        f"CREATE TRIGGER flujo_runs_run_no_delete BEFORE DELETE ON flujo_runs_run FOR EACH ROW "
+        f"WHEN (OLD.status IN {ACTIVE}) EXECUTE FUNCTION flujo_refuse_active_delete()"
+    ),
 ]
 POSTGRESQL_REMOVE = [
-    *(f"DROP TRIGGER IF EXISTS {table}_no_{verb} ON {table}" for table in APPEND_ONLY for verb in ("change", "truncate")),
+    *(
+        f"DROP TRIGGER IF EXISTS {table}_no_{verb} ON {table}"
+        for table in APPEND_ONLY
+        for verb in ("change", "truncate")
+    ),
     "DROP TRIGGER IF EXISTS flujo_runs_run_no_delete ON flujo_runs_run",
     "DROP FUNCTION IF EXISTS flujo_refuse_audit_change()",
     "DROP FUNCTION IF EXISTS flujo_refuse_active_delete()",

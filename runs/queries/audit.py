@@ -14,13 +14,12 @@ from django.http import QueryDict
 from django.utils import timezone
 
 from runs import access
-from runs.audit_words import RUN_EVENTS, SITE_EVENTS, EventWords, event_words, fact_label
+from runs.audit_words import RUN_EVENTS, SITE_EVENTS, EventWords, event_words, fact_label, summary
 from runs.filters import Chip
 from runs.models import AuditEvent, Run, SiteEvent, Tombstone
 
 SIZE = 50
 RUNS, SITE = "runs", "site"
-ORIGIN = ("channel", "ip", "user_agent", "request_id")
 LONGEST_FACT = 300
 
 
@@ -141,6 +140,7 @@ class EventRow:
     title: str
     deleted: bool
     path: str
+    summary: str
     reason: str
     channel: str
     ip: str
@@ -187,10 +187,10 @@ def _rows(events: list[Any]) -> list[EventRow]:
     ids = {event.run_id for event in events if event.run_id}
     titles = dict(Run.objects.filter(pk__in=ids).values_list("pk", "title"))
     gone = dict(Tombstone.objects.filter(pk__in=ids - titles.keys()).values_list("pk", "title"))
-    return [_row(event, {**gone, **titles}.get(event.run_id, ""), event.run_id in gone) for event in events]
+    return [_row(event, {**gone, **titles}.get(event.run_id, ""), deleted=event.run_id in gone) for event in events]
 
 
-def _row(event: AuditEvent | SiteEvent, title: str, deleted: bool) -> EventRow:
+def _row(event: AuditEvent | SiteEvent, title: str, *, deleted: bool) -> EventRow:
     data = facts_of(event)
     further = [name for name in data if name not in ("channel", "ip", "reason")]
     return EventRow(
@@ -204,6 +204,7 @@ def _row(event: AuditEvent | SiteEvent, title: str, deleted: bool) -> EventRow:
         title=title,
         deleted=deleted,
         path=getattr(event, "path", ""),
+        summary=summary(event.kind, data),
         reason=str(data.get("reason") or ""),
         channel=str(data.get("channel") or ""),
         ip=str(data.get("ip") or ""),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from django.db import connection
-from django.db.models import Count, Func, IntegerField, Min, Model, Q, QuerySet, Sum, Value
+from django.db.models import Count, Func, IntegerField, Min, Q, QuerySet, Sum, Value
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 from flujo.status import ACTIVE, TERMINAL, RunStatus, Wait
@@ -18,7 +18,7 @@ from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run, RunInput
 
 SHOWN = 20
 AGES = ((7, "a week"), (30, "a month"), (90, "three months"), (365, "a year"))
-PAYLOADS: tuple[tuple[type[Model], tuple[str, ...]], ...] = (
+PAYLOADS: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (RunInput, ("input", "context")),
     (Checkpoint, ("output", "context_changes")),
     (HumanTask, ("message", "schema", "evidence")),
@@ -202,7 +202,7 @@ WAITING: dict[str, str] = {
 }
 
 
-def _reasons(row: dict[str, Any]) -> list[tuple[str, int]]:
+def _reasons(row: Mapping[str, Any]) -> list[tuple[str, int]]:
     """Why runs of this status and wait are kept, and how many for which reason."""
     if row["status"] == RunStatus.RUNNING:
         expired = row["count"] - row["live"]
@@ -221,7 +221,7 @@ def payload_bytes(run_ids: Sequence[str]) -> int:
     """The bytes of text that these runs' rows hold, their audit events aside."""
     total = 0
     for model, names in PAYLOADS:
-        rows = model._default_manager.filter(run__in=run_ids)
+        rows = model.objects.filter(run__in=run_ids)
         total += rows.aggregate(n=Sum(_length(names)))["n"] or 0
     return total
 
@@ -229,7 +229,7 @@ def payload_bytes(run_ids: Sequence[str]) -> int:
 def _bytes_by_pipeline(visible: set[str] | None) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for model, names in PAYLOADS:
-        rows = model._default_manager.order_by()
+        rows = model.objects.order_by()
         if visible is not None:
             rows = rows.filter(run__pipeline__in=visible)
         for name, size in rows.values_list("run__pipeline").annotate(n=Sum(_length(names))):

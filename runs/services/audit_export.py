@@ -13,8 +13,9 @@ from flujo.codec import isoformat
 from flujo.errors import NotAllowed
 
 from runs import access
+from runs.audit_words import ORIGIN
 from runs.models import Run, Tombstone
-from runs.queries.audit import ORIGIN, AuditFilter, events_for, facts_of
+from runs.queries.audit import AuditFilter, events_for, facts_of
 from runs.services.origin import Origin
 from runs.services.site_audit import record
 
@@ -53,9 +54,8 @@ def _exportable(user: Any, asked: AuditFilter) -> QuerySet[Any]:
         raise NotAllowed(f"You may not export this. An administrator can grant your group {needed}.")
     if granted is None:
         return events
-    runs, deleted = (
-        model._default_manager.filter(pipeline__in=granted).values("run_id") for model in (Run, Tombstone)
-    )
+    runs = Run.objects.filter(pipeline__in=granted).values("run_id")
+    deleted = Tombstone.objects.filter(pipeline__in=granted).values("run_id")
     return events.filter(Q(run_id__in=runs) | Q(run_id__in=deleted))
 
 

@@ -1,4 +1,4 @@
-"""The deletion of runs nobody needs any more: a preview that freezes what was seen, and a purge that checks it again."""
+"""The deletion of stale runs: a preview that freezes what was seen, and a purge that checks it again."""
 
 from __future__ import annotations
 

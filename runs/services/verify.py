@@ -69,8 +69,9 @@ def verify_runs() -> Report:
         report.chains += len(batch)
         _check_ends(batch, report)
     own_events = AuditEvent.objects.filter(run_id=OuterRef("pk"))
-    for model in (Run, Tombstone):
-        silent = model._default_manager.filter(~Exists(own_events)).values_list("pk", flat=True)
+    silent_ones: tuple[Any, ...] = (Run, Tombstone)
+    for model in silent_ones:
+        silent = model.objects.filter(~Exists(own_events)).values_list("pk", flat=True)
         for run_id in silent.iterator():
             report.add(Problem(run_id, 1, "is missing, and so is all of the run's history"))
     for problem in row_problems():
@@ -79,7 +80,7 @@ def verify_runs() -> Report:
 
 
 def verify_site(*, noted_head: str = "") -> Report:
-    """Walk the site's chain. A `noted_head` ("seq:hash", as an earlier report gave it) also proves that its tail stands."""
+    """Walk the site's chain. A `noted_head`, "seq:hash" as an earlier report gave it, also proves its tail."""
     report = Report("site", chains=1)
     walk = _follow(Walk(), SiteEvent.objects.order_by("seq").iterator(chunk_size=AT_ONCE), report)
     report.head = f"{walk.seq}:{walk.hash}"
@@ -148,8 +149,9 @@ def _check_ends(walks: dict[str, Walk], report: Report) -> None:
 def _heads(walks: dict[str, Walk]) -> dict[str, tuple[int, str]]:
     """Seq and hash of the last event by run; a run with a reused id counts more than its tombstone."""
     heads: dict[str, tuple[int, str]] = {}
-    for model in (Tombstone, Run):
-        rows = model._default_manager.filter(pk__in=list(walks)).values_list("pk", "seq", "chain")
+    later_wins: tuple[Any, ...] = (Tombstone, Run)
+    for model in later_wins:
+        rows = model.objects.filter(pk__in=list(walks)).values_list("pk", "seq", "chain")
         heads |= {run_id: (seq, chain) for run_id, seq, chain in rows}
     return heads
 

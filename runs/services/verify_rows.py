@@ -20,11 +20,18 @@ Row = Any
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """The first bad event of a chain: `run_id` is empty for the site's chain; `what` goes on from "event n"."""
+    """The first bad event of a chain; `run_id` is empty for the site's chain.
+
+    `what` goes on from "event n", or is the whole sentence when `seq` is 0, since no event is there to name.
+    """
 
     run_id: str
     seq: int
     what: str
+
+    @property
+    def sentence(self) -> str:
+        return f"event {self.seq} {self.what}" if self.seq else self.what
 
 
 def row_problems() -> Iterator[Problem]:
@@ -62,7 +69,7 @@ def _decision_problems(decisions: list[Row]) -> Iterator[Problem]:
     for row in decisions:
         event = events.get((row.run_id, row.path, row.generation))
         if event is None:
-            yield Problem(row.run_id, 0, f"is missing: the decision on {row.path} has no event")
+            yield Problem(row.run_id, 0, f"the decision on {row.path} has no event")
             continue
         data = _data(event)
         stored = {"outcome": row.outcome, "reason": row.reason, "data_digest": digest(row.data)}

@@ -56,7 +56,7 @@ def export(request: HttpRequest) -> HttpResponseBase:
 
 async def _drip(pieces: Iterator[str]) -> AsyncIterator[str]:
     """The pieces as an asynchronous server wants them, each made when the one before has been sent."""
-    while (piece := await sync_to_async(next)(pieces, None)) is not None:
+    while (piece := await sync_to_async(lambda: next(pieces, None))()) is not None:
         yield piece
 
 

@@ -47,11 +47,11 @@ def lifted(connection: BaseDatabaseWrapper = default_connection) -> Iterator[Non
 def lift_for_flush() -> None:
     """From now on, emptying a test database takes the guards down and puts them back."""
 
-    def flush(operations: Any, sql_list: Iterable[str]) -> None:
-        with lifted(operations.connection):
-            _flush(operations, sql_list)
+    def flush(self: Any, sql_list: Iterable[str]) -> None:
+        with lifted(self.connection):
+            _flush(self, sql_list)
 
-    BaseDatabaseOperations.execute_sql_flush = flush  # type: ignore[method-assign]  # the one seam all flushes share
+    setattr(BaseDatabaseOperations, "execute_sql_flush", flush)  # noqa: B010  # the one seam that all flushes share
 
 
 def _execute(statements: dict[str, list[str]], connection: BaseDatabaseWrapper) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ def rows(request: pytest.FixtureRequest) -> None:
 @APPEND_ONLY
 @pytest.mark.usefixtures("rows")
 def test_audit_rows_refuse_every_change(model: Any) -> None:
-    attempts = [
+    attempts: list[Callable[[], object]] = [
         lambda: model.objects.update(actor="somebody else"),
         lambda: model.objects.all().delete(),
         lambda: model.objects.get().delete(),
@@ -50,7 +51,7 @@ def test_audit_rows_refuse_every_change(model: Any) -> None:
 def test_active_run_is_removed_by_no_path(status: RunStatus) -> None:
     factories.run("r1", status=status)
     RunInput.objects.all().delete()  # else the protected foreign key answers before the guard
-    attempts = [
+    attempts: list[Callable[[], object]] = [
         lambda: Run.objects.all().delete(),
         lambda: Run.objects.get().delete(),
         lambda: Run.objects.filter(pk="r1")._raw_delete("default"),

@@ -96,8 +96,15 @@ def test_verify_names_an_event_forged_into_the_past(history: Run) -> None:
         sql("DELETE FROM flujo_runs_auditevent WHERE seq = 5")
         forged = AuditEvent.objects.get(seq=4)
         AuditEvent.objects.create(
-            run_id="r1", seq=5, kind=forged.kind, at=forged.at, fence=forged.fence, path="approve",
-            body=forged.body, prev_hash=forged.hash, hash=forged.hash,
+            run_id="r1",
+            seq=5,
+            kind=forged.kind,
+            at=forged.at,
+            fence=forged.fence,
+            path="approve",
+            body=forged.body,
+            prev_hash=forged.hash,
+            hash=forged.hash,
         )
     assert first_bad(verify_runs()) == ("r1", 5)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.contrib.auth import authenticate
 from django.contrib.auth.models import Group, Permission, User
-from django.db import IntegrityError, connections, transaction
+from django.db import connections, transaction
 from django.test import Client, override_settings
 from django.test.client import RequestFactory
 
@@ -44,7 +44,11 @@ def test_record_chains_its_events_and_says_who_and_from_where() -> None:
     second = record("decision.refused", actor="ben", run_id="r1", origin=None, why="not a candidate")
     assert (first.seq, second.seq, second.prev_hash) == (1, 2, first.hash)
     assert json.loads(first.body)["data"] == {
-        "channel": "ui", "ip": "192.0.2.7", "user_agent": "Firefox", "request_id": "r-1", "filter": {"kind": "run.purged"},
+        "channel": "ui",
+        "ip": "192.0.2.7",
+        "user_agent": "Firefox",
+        "request_id": "r-1",
+        "filter": {"kind": "run.purged"},
     }
     assert (second.run_id, json.loads(second.body)["data"]["channel"]) == ("r1", "system")
     assert verify_site().intact
@@ -68,9 +72,9 @@ def test_record_stores_hostile_texts_as_one_harmless_line() -> None:
 @pytest.mark.django_db(transaction=True)
 def test_record_goes_with_the_transaction_it_joins_and_leaves_no_gap() -> None:
     record("user.signed_in", actor="ana", origin=None)
-    with pytest.raises(IntegrityError), transaction.atomic():
+    with transaction.atomic():
         record("user.signed_in", actor="ben", origin=None)
-        raise IntegrityError
+        transaction.set_rollback(True)
     assert record("user.signed_in", actor="cleo", origin=None).seq == 2
 
 
@@ -144,7 +148,8 @@ def by_root() -> Iterator[None]:
 
 CHANGES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "grants a verb": (
-        _grant, {"change": "granted", "subject": "group finance", "verb": "decide", "pipeline": "invoices"},
+        _grant,
+        {"change": "granted", "subject": "group finance", "verb": "decide", "pipeline": "invoices"},
     ),
     "revokes a verb": (
         lambda: _grant().delete(),
@@ -159,7 +164,7 @@ CHANGES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
         {"change": "added", "subject": "group finance", "members": ["ana"]},
     ),
     "removes all groups": (
-        lambda: (User.objects.get().groups.add(Group.objects.create(name="x")), User.objects.get().groups.clear()),
+        lambda: _cleared(User.objects.get()),
         {"change": "cleared", "subject": "user ana", "groups": ["x"]},
     ),
     "gives a permission": (
@@ -167,13 +172,24 @@ CHANGES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
         {"change": "added", "subject": "user ana"},
     ),
     "makes a superuser": (
-        lambda: _saved(User.objects.get(), is_superuser=True), {"change": "changed", "subject": "user ana"},
+        lambda: _saved(User.objects.get(), is_superuser=True),
+        {"change": "changed", "subject": "user ana"},
     ),
     "creates a superuser": (
-        lambda: User.objects.create_superuser("root"), {"change": "created", "is_superuser": True, "is_staff": True},
+        lambda: User.objects.create_superuser("root"),
+        {"change": "created", "is_superuser": True, "is_staff": True},
+    ),
+    "deletes a group": (
+        lambda: Group.objects.create(name="x").delete(),
+        {"change": "deleted", "subject": "group x"},
     ),
     "deletes a person": (lambda: User.objects.get().delete(), {"change": "deleted", "subject": "user ana"}),
 }
+
+
+def _cleared(person: User) -> None:
+    person.groups.add(Group.objects.create(name="x"))
+    person.groups.clear()
 
 
 def _saved(person: User, **rights: bool) -> None:

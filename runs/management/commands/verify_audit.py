@@ -39,4 +39,4 @@ class Command(BaseCommand):
         self.stderr.write(self.style.ERROR(f"{report.store}: BROKEN, {report.bad:,} problems{chains}"))
         for problem in report.problems:
             where = f"run {problem.run_id}: " if problem.run_id else ""
-            self.stderr.write(f"  {where}event {problem.seq} {problem.what}")
+            self.stderr.write(f"  {where}{problem.sentence}")

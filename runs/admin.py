@@ -1,0 +1,238 @@
+"""Django's admin: people, groups and permissions are edited here, the engine's rows are only read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from django.contrib import admin
+from django.contrib.auth import admin as auth_admin  # noqa: F401  # registers what is registered anew below
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from runs import access
+from runs.models import (
+    Attempt,
+    AuditEvent,
+    Checkpoint,
+    Decision,
+    HumanTask,
+    PipelineGrant,
+    Run,
+    RunInput,
+    SiteEvent,
+    Tombstone,
+    Upload,
+)
+from runs.services.origin import origin_of
+from runs.services.site_audit import acting
+
+if TYPE_CHECKING:
+    ModelAdmin = admin.ModelAdmin[Any]
+else:
+    ModelAdmin = admin.ModelAdmin
+
+LONGEST = 20_000
+
+
+class ReadOnlyAdmin(ModelAdmin):
+    """Looks only, whoever looks: there is no form, no deletion, no action and so no bulk deletion.
+
+    Rows are those of the runs that the person may see; the columns in `payloads` hold values that steps handled, shown
+    only with the permission `view_context` on the run's pipeline.
+    """
+
+    actions = None
+    list_per_page = 50
+    show_full_result_count = False
+    list_select_related: ClassVar[Any] = ("run",)
+    payloads: ClassVar[tuple[str, ...]] = ()
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).filter(run__in=access.visible_to(request.user))
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        """All columns, each payload replaced by its readable form or by the reason why it is hidden."""
+        shown = pretty if self.payloads and self._may_see_values(request, obj) else hidden
+        names = [field.name for field in self.opts.fields]
+        return [shown(name) if name in self.payloads else name for name in names]
+
+    get_readonly_fields: Any = get_fields
+
+    def _may_see_values(self, request: HttpRequest, row: Any) -> bool:
+        return row is not None and access.may(request.user, "view_context", row.run.pipeline)
+
+
+@cache
+def pretty(name: str) -> Callable[[Any], SafeString]:
+    """A column that shows a JSON payload indented, as escaped text."""
+
+    @admin.display(description=name.replace("_", " "))
+    def column(row: Any) -> SafeString:
+        text = str(getattr(row, name) or "")
+        with suppress(ValueError):  # a traceback or a message is text, not JSON
+            text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        cut = text if len(text) <= LONGEST else f"{text[:LONGEST]}…\n(cut after {LONGEST} characters)"
+        return format_html("<pre>{}</pre>", cut)
+
+    return column
+
+
+@cache
+def hidden(name: str) -> Callable[[Any], str]:
+    """A column that says why its payload is not shown."""
+
+    @admin.display(description=name.replace("_", " "))
+    def column(row: Any) -> str:
+        return "Hidden: it needs 'view_context' on the run's pipeline."
+
+    return column
+
+
+@admin.register(Run)
+class RunAdmin(ReadOnlyAdmin):
+    list_display = ("run_id", "title", "pipeline", "version", "status", "step_name", "created_at")
+    list_filter = ("status",)
+    list_select_related: ClassVar[Any] = False
+    search_fields = ("run_id", "title", "owner", "requester", "pipeline")
+    payloads = ("error_message",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return access.visible_to(request.user).order_by("-created_at", "-run_id")
+
+    def _may_see_values(self, request: HttpRequest, row: Any) -> bool:
+        return row is not None and access.may(request.user, "view_context", row.pipeline)
+
+
+@admin.register(RunInput)
+class RunInputAdmin(ReadOnlyAdmin):
+    list_display = ("run_id",)
+    search_fields = ("run__run_id",)
+    payloads = ("input", "context")
+
+
+@admin.register(Checkpoint)
+class CheckpointAdmin(ReadOnlyAdmin):
+    list_display = ("run_id", "path", "position", "attempt", "finished_at")
+    search_fields = ("run__run_id", "path")
+    payloads = ("output", "context_changes")
+
+
+@admin.register(Attempt)
+class AttemptAdmin(ReadOnlyAdmin):
+    list_display = ("run_id", "path", "number", "outcome", "error_type", "started_at")
+    list_filter = ("outcome",)
+    search_fields = ("run__run_id", "path", "error_type")
+    payloads = ("error_message", "traceback")
+
+
+@admin.register(HumanTask)
+class HumanTaskAdmin(ReadOnlyAdmin):
+    list_display = ("run_id", "name", "generation", "status", "raised_at")
+    list_filter = ("status",)
+    search_fields = ("run__run_id", "name")
+    payloads = ("message", "schema", "evidence")
+
+
+@admin.register(Decision)
+class DecisionAdmin(ReadOnlyAdmin):
+    list_display = ("run_id", "path", "outcome", "actor", "channel", "decided_at")
+    list_filter = ("outcome",)
+    search_fields = ("run__run_id", "path", "actor")
+    payloads = ("data",)
+
+
+@admin.register(AuditEvent)
+class AuditEventAdmin(ReadOnlyAdmin):
+    list_display = ("run_id", "seq", "kind", "actor", "path", "at")
+    list_filter = ("kind",)
+    list_select_related: ClassVar[Any] = False
+    search_fields = ("run_id", "actor")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return access.visible_events(request.user).order_by("-pk")
+
+
+@admin.register(SiteEvent)
+class SiteEventAdmin(ReadOnlyAdmin):
+    list_display = ("seq", "kind", "actor", "run_id", "at")
+    list_filter = ("kind",)
+    list_select_related: ClassVar[Any] = False
+    search_fields = ("actor", "run_id")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """As on the audit page, the site's events are for those with the permission `audit`."""
+        events = SiteEvent.objects.order_by("-seq")
+        return events if request.user.has_perm("flujo_runs.audit") else events.none()
+
+
+@admin.register(Tombstone)
+class TombstoneAdmin(ReadOnlyAdmin):
+    list_display = ("run_id", "title", "pipeline", "status", "actor", "deleted_at")
+    list_select_related: ClassVar[Any] = False
+    search_fields = ("run_id", "title", "pipeline", "actor")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return access.visible_tombstones(request.user).order_by("-deleted_at")
+
+
+@admin.register(Upload)
+class UploadAdmin(ReadOnlyAdmin):
+    list_display = ("name", "size", "owner", "created_at")
+    list_select_related: ClassVar[Any] = ("owner",)
+    search_fields = ("name", "digest")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """A file belongs to no pipeline: a superuser sees all, others their own."""
+        uploads = Upload.objects.order_by("-created_at")
+        return uploads if request.user.is_superuser else uploads.filter(owner=request.user.pk)
+
+
+class ActsInTheAudit(ModelAdmin):
+    """An admin whose changes of permissions the audit records with the person who made them."""
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        with _acting(request):
+            return super().changeform_view(request, *args, **kwargs)
+
+    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:  # type: ignore[override]  # stubs say TemplateResponse
+        with _acting(request):
+            return super().changelist_view(request, *args, **kwargs)
+
+    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:  # type: ignore[override]  # stubs say HttpResponse
+        with _acting(request):
+            return super().delete_view(request, *args, **kwargs)
+
+
+def _acting(request: HttpRequest) -> AbstractContextManager[None]:
+    return acting(request.user.get_username(), origin_of(request, "admin"))
+
+
+@admin.register(PipelineGrant)
+class PipelineGrantAdmin(ActsInTheAudit):
+    list_display = ("group", "verb", "pipeline")
+    list_filter = ("group", "verb")
+    list_select_related = ("group",)
+    search_fields = ("group__name", "pipeline")
+
+
+for _model in (get_user_model(), Group):
+    _standard = type(admin.site.get_model_admin(_model))
+    admin.site.unregister(_model)
+    admin.site.register(_model, type(f"Audited{_standard.__name__}", (ActsInTheAudit, _standard), {}))
