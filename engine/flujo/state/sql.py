@@ -183,7 +183,8 @@ def _write_head(cursor: Cursor, dialect: Dialect, batch: Batch) -> None:
     elif after is None:
         _delete(cursor, dialect, before)
     else:
-        changed = tuple(name for name in columns(RunHead) if getattr(before, name) != getattr(after, name))
+        moved = tuple(name for name in columns(RunHead) if getattr(before, name) != getattr(after, name))
+        changed = moved or ("seq",)  # rows that leave the head as it is are fenced by it all the same
         values = [dialect.to_db(getattr(after, name)) for name in changed]
         sql = dialect.update(RunHead, changed, ("run_id", "seq", "fence", "status"))
         cursor.execute(sql, [*values, before.run_id, before.seq, before.fence, before.status.value])
