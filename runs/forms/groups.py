@@ -35,8 +35,8 @@ class Composite(Field):
         return True
 
     @property
-    def required_word(self) -> str:
-        return ""
+    def help_lines(self) -> list[str]:
+        return [] if self.in_row else super().help_lines  # the list says it once for all rows
 
     def within(self) -> Iterator[tuple[str, Field]]:
         yield self.full_label, self

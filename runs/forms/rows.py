@@ -56,10 +56,6 @@ class Rows(Composite):
             return self.initial
         return [MISSING] * min(int(self.spec.schema.get("minItems", 0)), _MAX_PREPARED)
 
-    def item(self) -> tuple[Any, str]:
-        """The schema of a row and the word for one."""
-        return self.spec.schema["items"], self.label
-
     def kept_keys(self) -> list[str]:
         """The keys of the rows on the page, without the one whose Remove button was pressed."""
         if self.scene.data is None:
@@ -69,17 +65,16 @@ class Rows(Composite):
         return list(posted)
 
     def row_field(self, builder: Builder, key: str) -> Field:
-        schema, word = self.item()
         index = int(key) if key.isdecimal() else len(self.stored)
         field = builder.field(
-            schema,
-            label=word,
+            self.spec.schema["items"],
+            label=self.label,
             name=names.child(self.name, key),
             required=True,
             initial=self.stored[index] if index < len(self.stored) else MISSING,
         )
         field.in_row = True
-        field.label = word
+        field.label = self.label
         return field
 
     def add(self) -> None:
@@ -127,7 +122,8 @@ class Rows(Composite):
         least, most = self.spec.schema.get("minItems"), self.spec.schema.get("maxItems")
         size = f"At least {least}. " if least else ""
         size += f"At most {most}." if most is not None else ""
-        return [*super().help_lines, *([size.strip()] if size else [])]
+        about = self.spec.help or self.builder.definitions.resolve(self.spec.schema["items"]).get("description", "")
+        return [line for line in (about, size.strip()) if line]
 
     @property
     def none_words(self) -> str:
@@ -190,6 +186,10 @@ class Presence(Rows):
     @property
     def required_word(self) -> str:
         return "optional"
+
+    @property
+    def help_lines(self) -> list[str]:
+        return [self.spec.help] if self.spec.help else []
 
     @property
     def none_words(self) -> str:
