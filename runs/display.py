@@ -85,6 +85,13 @@ def run_badge(status: str, wait: str | None = None, outcome: str | None = None) 
     return exact or RUN_BADGES[(*key, None)]
 
 
+def request_state(status: str, kind: str, outcome: str = "") -> str:
+    """The word of a human task for `state_badge`: its decision's outcome; an approved form or text is an answer."""
+    if not outcome:
+        return status
+    return "answered" if outcome == DecisionOutcome.APPROVED and kind != "bool" else outcome
+
+
 def state_badge(state: str) -> Badge:
     """The badge of a step, an attempt, a human task or a decision, by its one word."""
     return STATE_BADGES[state]

@@ -14,6 +14,7 @@ OPEN_CHILDREN = 50
 OPEN_DEPTH = 3
 MAX_CHILDREN = 500
 MAX_DEPTH = 40
+SHORT_TEXT = 20
 LONG_TEXT = 400
 SHOWN_OF_LONG = 160
 TABLE_COLUMNS = 8
@@ -61,11 +62,16 @@ def _group(key: SafeString, value: dict[str, Any] | list[Any], depth: int) -> Sa
 def _children(value: dict[str, Any] | list[Any], depth: int) -> SafeString:
     if isinstance(value, list) and (columns := _columns(value)):
         return _table(columns, value)
-    pairs: list[tuple[str | int, Any]] = list(value.items() if isinstance(value, dict) else enumerate(value))
+    pairs: list[tuple[str | int, Any]] = _facts_first(value) if isinstance(value, dict) else list(enumerate(value))
     rows = format_html_join(
         "", "<li>{}</li>", ((_node(_key(key), child, depth),) for key, child in pairs[:MAX_CHILDREN])
     )
     return format_html('<ul class="json__rows">{}{}</ul>', rows, _left_out(len(pairs)))
+
+
+def _facts_first(value: dict[str, Any]) -> list[tuple[str | int, Any]]:
+    """The fields of an object, what is short before what is long: stored objects come in the order of their keys."""
+    return sorted(value.items(), key=lambda pair: bool(pair[1]) and isinstance(pair[1], dict | list))
 
 
 def _left_out(count: int) -> SafeString:
@@ -120,6 +126,8 @@ def _scalar(value: Any) -> SafeString:
 def _text(value: str) -> SafeString:
     if not value:
         return format_html('<span class="json__empty">{}</span>', "empty text")
+    if len(value) <= SHORT_TEXT:
+        return format_html('<span class="json__text json__text--short">{}</span>', visible_text(value))
     if len(value) <= LONG_TEXT:
         return format_html('<span class="json__text">{}</span>', visible_text(value))
     return format_html(

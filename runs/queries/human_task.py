@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from flujo.status import DecisionOutcome, EventKind, TaskStatus
+from flujo.status import EventKind, TaskStatus
 
 from runs import access, display
 from runs.models import AuditEvent, Decision, HumanTask, Run
@@ -100,11 +100,7 @@ class RequestPage:
     def state(self) -> str:
         """The word for its badge, in `display.STATE_BADGES`."""
         answer = self.answer
-        if answer is None:
-            return self.task.status
-        if answer.outcome == DecisionOutcome.APPROVED and self.task.kind != "bool":
-            return "answered"
-        return answer.outcome
+        return display.request_state(self.task.status, self.task.kind, answer.outcome if answer else "")
 
 
 def request_page(user: User, task: HumanTask) -> RequestPage:

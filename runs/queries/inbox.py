@@ -14,7 +14,7 @@ from django.db.models import Case, Count, IntegerField, Q, QuerySet, Value, When
 from django.db.models.functions import StrIndex
 from flujo.status import TaskStatus
 
-from runs import access
+from runs import access, display
 from runs.models import Decision, HumanTask
 from runs.queries import keyset
 
@@ -58,6 +58,11 @@ class InboxRow:
     closed_at: datetime | None = None
     closed_reason: str = ""
     is_new: bool = False
+
+    @property
+    def state(self) -> str:
+        """The word for its badge, in `display.STATE_BADGES`."""
+        return display.request_state(self.status, self.kind, self.outcome)
 
 
 @dataclass(frozen=True, slots=True)

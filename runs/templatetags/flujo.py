@@ -34,7 +34,7 @@ def _badge(badge: display.Badge) -> SafeString:
 
 @register.simple_tag
 def status_badge(
-    status: str, wait: str | None = None, outcome: str | None = None, *, stalled: bool = False
+    status: str, wait: str | None = None, outcome: str | None = None, stalled: object = None
 ) -> SafeString:
     """A run's state: shape and word. `stalled` marks a running run whose lease has expired."""
     return _badge(display.STALLED if stalled else display.run_badge(status, wait, outcome))

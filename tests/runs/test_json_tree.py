@@ -51,6 +51,11 @@ def test_like_records_are_a_table_and_unlike_ones_a_tree() -> None:
     assert "<th scope=" not in json_tree({"rows": [{"a": [1]}, {"a": [2]}]})
 
 
+def test_what_is_short_comes_before_what_is_long() -> None:
+    html = json_tree({"a": [1], "b": "short", "c": {}})
+    assert [html.index(f">{key}<") for key in "bca"] == sorted(html.index(f">{key}<") for key in "bca")
+
+
 def test_a_huge_list_is_bounded_and_says_what_it_leaves_out() -> None:
     html = json_tree({"items": list(range(MAX_CHILDREN + 7))})
     assert "7 more not shown" in html
