@@ -20,6 +20,7 @@ RUN_EVENTS: dict[str, EventWords] = {
     EventKind.RUN_STARTED: EventWords("Run started", "play"),
     EventKind.RUN_IMPORTED: EventWords("Run imported", "arrow-down-tray"),
     EventKind.RUN_CLAIMED: EventWords("Run claimed by a worker", "cpu-chip"),
+    EventKind.RUN_PAUSED: EventWords("Run paused", "pause"),
     EventKind.RUN_RELEASED: EventWords("Run released by its worker", "arrow-uturn-left"),
     EventKind.RUN_DESCRIBED: EventWords("Run described", "tag"),
     EventKind.RUN_PAUSED: EventWords("Run held", "pause"),
@@ -79,7 +80,7 @@ def summary(kind: str, data: dict[str, Any]) -> str:
     if kind == "user.sign_in_failed":
         return f"as {data.get('username')}"
     if kind.endswith(".refused"):
-        return str(data.get("why") or data.get("action") or "")
+        return str(data.get("message") or "")
     if kind == "audit.exported":
         return ", ".join(f"{name} {value}" for name, value in (data.get("filter") or {}).items()) or "everything"
     return ""

@@ -33,7 +33,14 @@ def export(*, actor: Any, asked: AuditFilter, origin: Origin) -> Iterator[str]:
     try:
         events = _exportable(actor, asked)
     except NotAllowed as error:
-        record("action.refused", actor=actor.get_username(), origin=origin, action="audit.export", why=error.message)
+        record(
+            "action.refused",
+            actor=actor.get_username(),
+            origin=origin,
+            verb="export",
+            code=error.code,
+            message=error.message,
+        )
         raise
     record("audit.exported", actor=actor.get_username(), origin=origin, filter=asked.terms)
     return _pieces(events)

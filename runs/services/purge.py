@@ -154,8 +154,16 @@ def purge(
 def require_delete(actor: Any, origin: Origin) -> None:
     """Raise `NotAllowed`, and record that, for someone who may delete runs of no pipeline."""
     if access.pipelines_for(actor, "delete") == set():
-        record("action.refused", actor=actor.get_username(), origin=origin, action="run.purge")
-        raise NotAllowed("You may not delete runs. An administrator can grant your group 'delete' on a pipeline.")
+        refusal = NotAllowed("You may not delete runs. An administrator can grant your group 'delete' on a pipeline.")
+        record(
+            "action.refused",
+            actor=actor.get_username(),
+            origin=origin,
+            verb="delete",
+            code=refusal.code,
+            message=refusal.message,
+        )
+        raise refusal
 
 
 def _check(actor: Any, run_id: str, seen: Mapping[str, int] | None, untouched_since: datetime | None) -> Any:

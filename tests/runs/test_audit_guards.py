@@ -16,7 +16,6 @@ from runs.models import AuditEvent, Run, RunInput, SiteEvent
 from tests.runs import factories, guards
 
 APPEND_ONLY = pytest.mark.parametrize("model", [AuditEvent, SiteEvent])
-guards.lift_for_flush()
 
 
 @pytest.fixture(params=["in a test's transaction", "committed"])
