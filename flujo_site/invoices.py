@@ -137,11 +137,25 @@ class InvoiceReview(Record):
     post_clean_only: bool = Field(
         default=False, title="Post only invoices without a problem", description="Then the choices below don't matter."
     )
-    duplicates: DuplicateTreatment = Field(default=DuplicateTreatment.FIRST, title="Duplicates")
-    wrong_totals: TotalTreatment = Field(default=TotalTreatment.SKIP, title="Wrong totals")
-    vat_ids: Treatment = Field(default=Treatment.SKIP, title="Wrong VAT ids")
-    dates: Treatment = Field(default=Treatment.SKIP, title="Odd dates")
-    over_limit: Treatment = Field(default=Treatment.SKIP, title="Above the limit")
+    duplicates: DuplicateTreatment = Field(
+        default=DuplicateTreatment.FIRST, title="Duplicates", description="The same supplier and number more than once."
+    )
+    wrong_totals: TotalTreatment = Field(
+        default=TotalTreatment.SKIP,
+        title="Wrong totals",
+        description="Net, tax rate, tax and total contradict each other.",
+    )
+    vat_ids: Treatment = Field(
+        default=Treatment.SKIP, title="Wrong VAT ids", description="Missing, or with a wrong check digit."
+    )
+    dates: Treatment = Field(
+        default=Treatment.SKIP,
+        title="Odd dates",
+        description="Due before they were issued, or of another year than the rest.",
+    )
+    over_limit: Treatment = Field(
+        default=Treatment.SKIP, title="Above the limit", description="Larger than the limit the run was started with."
+    )
     approved_total: Money = Field(
         ge=0, title="Approved total (EUR)", description="Invoices beyond this sum are held back, in file order."
     )
@@ -182,7 +196,8 @@ def question(findings: Findings) -> str:
     listed = ", ".join(f"{count} × {kind.value}" for kind, count in findings.counts.items())
     affected = findings.invoice_count - findings.clean_count
     return (
-        f"{affected} of {findings.invoice_count} invoices in {findings.file} need a decision: {listed}. "
+        f"{affected} of {findings.invoice_count} invoices in {findings.file} "
+        f"{'needs' if affected == 1 else 'need'} a decision: {listed}. "
         f"The other {findings.clean_count} come to {findings.clean_total:,.2f} EUR; "
         f"all that are readable to {findings.total:,.2f} EUR."
     )

@@ -5,7 +5,6 @@ from decimal import Decimal
 from hashlib import sha256
 
 from django.db import connection, transaction
-from django.db.models import Sum
 
 from flujo_site.invoices import Accepted
 from flujo_site.models import LedgerEntry
@@ -40,14 +39,14 @@ def post(accepted: Sequence[Accepted], *, run_id: str, key: str, invoice_count: 
     try:
         with transaction.atomic():
             LedgerEntry.objects.bulk_create(entries, ignore_conflicts=True)
-            posted = LedgerEntry.objects.filter(idempotency_key__in=[entry.idempotency_key for entry in entries])
-            count, total = posted.count(), posted.aggregate(total=Sum("total"))["total"] or Decimal()
-            if count != len(entries):
+            keys = [entry.idempotency_key for entry in entries]
+            posted = list(LedgerEntry.objects.filter(idempotency_key__in=keys).values_list("total", flat=True))
+            if (count := len(posted)) != len(entries):
                 raise LedgerConflict(f"{len(entries) - count} invoices of run {run_id} were posted by another step.")
     finally:
         if not connection.in_atomic_block:  # a step's thread ends without closing its connection
             connection.close()
-    return Posting(posted_count=count, posted_total=total, held_back_count=invoice_count - count)
+    return Posting(posted_count=count, posted_total=sum(posted, Decimal()), held_back_count=invoice_count - count)
 
 
 class LedgerConflict(RuntimeError):

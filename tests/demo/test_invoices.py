@@ -190,7 +190,7 @@ def test_nothing_beyond_the_approved_total_is_posted() -> None:
 
 def test_the_question_names_the_counts_and_sums() -> None:
     said = invoices.question(examine(read(GOOD, GOOD.replace("A-1", "A-2").replace(VAT_ID, ""))))
-    assert said.startswith("1 of 2 invoices in test.csv need a decision: 1 × VAT id.")
+    assert said.startswith("1 of 2 invoices in test.csv needs a decision: 1 × VAT id.")
     assert "119.00 EUR; all that are readable to 238.00 EUR" in said
 
 

@@ -20,6 +20,7 @@ def accepted() -> list[Accepted]:
 def test_ledger_posts_each_invoice_and_counts_what_was_held_back() -> None:
     posting = ledger.post(accepted(), run_id="r1", key="r1/post", invoice_count=5)
     assert (posting.posted_count, posting.posted_total, posting.held_back_count) == (2, Decimal("238.00"), 3)
+    assert str(posting.posted_total) == "238.00"
     assert set(LedgerEntry.objects.values_list("invoice_number", flat=True)) == {"A-1", "A-2"}
 
 
