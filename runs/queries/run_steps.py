@@ -127,8 +127,7 @@ def _places(shape: list[dict[str, Any]], traces: dict[str, _Traces]) -> list[_Pl
 
 def _row(scene: _Scene, place: _Place, trace: _Traces) -> StepRow:
     saved, task, last = trace.checkpoint, trace.task, trace.attempts[-1] if trace.attempts else None
-    started = trace.attempts[0].started_at if trace.attempts else task.raised_at if task else None
-    started = started or (saved.started_at if saved else None)
+    started = _started(trace)
     return StepRow(
         path=place.path,
         name=saved.name if saved else place.path.rpartition("/")[2],
@@ -147,16 +146,24 @@ def _row(scene: _Scene, place: _Place, trace: _Traces) -> StepRow:
     )
 
 
+def _started(trace: _Traces) -> datetime | None:
+    if trace.task:
+        return trace.task.raised_at
+    if trace.attempts:
+        return trace.attempts[0].started_at
+    return trace.checkpoint.started_at if trace.checkpoint else None
+
+
 def _preview(saved: Checkpoint | None) -> str:
     text: str = getattr(saved, "preview", "") if saved else ""
     return text if len(text) <= PREVIEW else text[:PREVIEW] + "…"
 
 
 def _end(trace: _Traces, now: datetime) -> datetime:
-    if trace.checkpoint:
-        return trace.checkpoint.finished_at
     if trace.task:
         return trace.task.closed_at or now
+    if trace.checkpoint:
+        return trace.checkpoint.finished_at
     return (trace.attempts[-1].finished_at if trace.attempts else None) or now
 
 

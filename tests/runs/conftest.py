@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from tests.runs import factories
 
@@ -42,3 +44,10 @@ def operator(db: None) -> User:
 def stranger(db: None) -> User:
     """May see another pipeline only."""
     return factories.user("stan", can=["view", "view_context", "decide", "cancel", "retry", "start"], on="elsewhere")
+
+
+def queries_of(client: Client, url: str) -> int:
+    """How many queries the page at `url` costs, the shell around it included."""
+    with CaptureQueriesContext(connection) as queries:
+        assert client.get(url).status_code == 200
+    return len(queries)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,4 +43,4 @@ def test_timeline_keeps_every_bar_inside_the_row_and_in_order(spans: list[tuple[
         assert float(bar.width) >= SMALLEST - 0.01
         assert float(bar.x) + float(bar.width) <= 100.02
     lefts = [float(bar.x) for bar in bars]
-    assert all(left <= right + SMALLEST for left, right in zip(lefts, lefts[1:], strict=False))
+    assert all(left <= right + SMALLEST for left, right in pairwise(lefts))

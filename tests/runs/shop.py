@@ -1,0 +1,54 @@
+"""A registered pipeline for tests of pages: `shop`, in two versions, with a model, a plain and an empty input."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from flujo import Step, step
+from pydantic import BaseModel, Field
+
+from runs.registry import registry
+
+
+class Order(BaseModel):
+    """What is ordered."""
+
+    article: str = Field(min_length=2)
+    quantity: int = Field(gt=0)
+    price: Decimal = Decimal("9.99")
+
+
+@step
+def price(order: Order) -> Decimal:
+    """Work out the total."""
+    return order.price * order.quantity
+
+
+@step
+def notify(reason: object) -> None:
+    """Tell the customer."""
+
+
+@step
+def ship(approved: bool) -> str:
+    """Send the parcel."""
+    return "sent"
+
+
+@step
+def read(value):  # type: ignore[no-untyped-def]  # a step whose input nobody annotated
+    return value
+
+
+@step
+def tick() -> int:
+    return 1
+
+
+ask = Step.human_in_the_loop("approve", message_for_user="Ship it?", input_schema=bool, candidates=["group:finance"])
+ask_or_notify = Step.human_in_the_loop("approve", message_for_user="Ship it?", input_schema=bool, on_reject=notify)
+
+registry.register(price >> ask >> ship, name="shop", version="1.0.0", description="Sells things.")
+registry.register(price >> ask_or_notify >> ship, name="shop", version="1.1.0", description="Sells things kindly.")
+registry.register(read, name="shop-anything", version="1.0.0")
+registry.register(tick, name="shop-nothing", version="1.0.0")
