@@ -46,6 +46,7 @@ class Command(BaseCommand):
         )
         self._address = address_of(listening)
         when_running(self._begin, self._end)
+        logging.getLogger("daphne").setLevel(logging.WARNING)  # what it has to say at the start is said here
         server.run()
         self._leave()
 

@@ -1,0 +1,1 @@
+"""The pipelines that only the browser tests run."""
