@@ -149,6 +149,7 @@ class Attempt(RunRow):
     started_at = models.DateTimeField()
     finished_at = models.DateTimeField(null=True)
     outcome = models.CharField(max_length=16, choices=_choices(AttemptOutcome), null=True)
+    final = models.BooleanField(default=False)
     error_type = models.CharField(max_length=200, blank=True)
     error_message = models.TextField(blank=True)
     traceback = models.TextField(blank=True)

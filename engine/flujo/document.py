@@ -11,6 +11,7 @@ from flujo import canonical, codec
 from flujo.batch import Batch
 from flujo.context import Fields, fold
 from flujo.errors import CorruptState, Fenced
+from flujo.paths import is_top
 from flujo.records import (
     Attempt,
     AuditEvent,
@@ -74,6 +75,11 @@ class RunDocument:
         """The checkpoints in the order they were saved."""
         return sorted(self._table(Checkpoint).values(), key=lambda row: row.seq)
 
+    def under(self, path: str) -> list[Checkpoint]:
+        """The checkpoints inside the construct at `path`."""
+        inside = tuple(path + mark for mark in "/[#")
+        return [row for row in self._table(Checkpoint).values() if row.path.startswith(inside)]
+
     def attempts(self) -> list[Attempt]:
         return list(self._table(Attempt).values())
 
@@ -104,18 +110,12 @@ class RunDocument:
         return sorted(self._table(AuditEvent).values(), key=lambda event: event.seq)
 
     def context(self) -> Fields:
-        """The context's fields after the last checkpoint."""
+        """The context's fields after the last top-level checkpoint; constructs add theirs when they join."""
         fields: Fields = json.loads(self.start.context)
         for checkpoint in self.checkpoints():
-            if checkpoint.context_changes:
+            if checkpoint.context_changes and is_top(checkpoint.path):
                 fields = fold(fields, json.loads(checkpoint.context_changes))
         return fields
-
-    def fold_last(self, fields: Fields, path: str) -> Fields:
-        """`fields` with the changes of the checkpoint at `path`."""
-        checkpoint = self.checkpoint(path)
-        delta = checkpoint.context_changes if checkpoint else None
-        return fold(fields, json.loads(delta)) if delta else fields
 
     # What backends write
 

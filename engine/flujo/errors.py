@@ -239,6 +239,18 @@ class StepTimeout(FlujoError):
     code = "step_timeout"
 
 
+class LoopBoundReached(FlujoError):
+    """A loop came to its bound before its condition was true. Raise the bound, or correct the condition."""
+
+    code = "loop_bound_reached"
+
+
+class NoSuchBranch(FlujoError):
+    """The choice names no branch, and there is no default. Correct the function that chooses."""
+
+    code = "no_such_branch"
+
+
 class StepLost(FlujoError):
     """The step's worker died or lost its lease too often. Find out why before retrying the run."""
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from typing import Any
 
-from flujo.execution import Progress
+from flujo.hold import Progress, silent
 from flujo.result import PipelineResult, StepResult
 
 
@@ -31,7 +31,7 @@ class RunHandle:
 
     def __await__(self) -> Generator[Any, None, PipelineResult]:
         if self._task is None:  # nobody iterates: no task is needed, and cancelling the caller cancels the run
-            return self._work(_ignore).__await__()
+            return self._work(silent).__await__()
         return self._task.__await__()
 
     async def __aiter__(self) -> AsyncIterator[StepResult]:
@@ -39,7 +39,3 @@ class RunHandle:
         while (finished := await self._steps.get()) is not None:
             yield finished
         await task
-
-
-def _ignore(step: StepResult) -> None:
-    """Progress that nobody asked for."""

@@ -18,12 +18,26 @@ class Node:
     kind: ClassVar[str]
 
     def __init__(self, name: str, *, description: str = "") -> None:
+        self.check_name(name)
+        self.name = name
+        self.description = description
+
+    @staticmethod
+    def check_name(name: str) -> None:
+        """Raise `PipelineDefinitionError` unless `name` can be part of a path."""
         if not name or len(name) > MAX_NAME or name != name.strip() or not name.isprintable():
             raise PipelineDefinitionError(f"A step's name is 1 to {MAX_NAME} printable characters, not {name!r}.")
         if any(letter in name for letter in "[]#/"):
             raise PipelineDefinitionError(f"The step name {name!r} holds one of [ ] # /, which paths are made of.")
-        self.name = name
-        self.description = description
+
+    @property
+    def output(self) -> Any:
+        """The annotation of what the node gives; `Any` when unknown."""
+        return Any
+
+    def inner(self, path: str) -> Node | None:
+        """The node at `path` inside this one; None for a node that holds no others."""
+        return None
 
     def shape(self) -> dict[str, Any]:
         """What the fingerprint covers of this node."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from flujo import canonical
+from flujo.constructs import Construct, as_node
 from flujo.context import PipelineContext
 from flujo.errors import PipelineDefinitionError
 from flujo.human import HumanStep
@@ -16,6 +18,8 @@ from flujo.typing import fits
 
 if TYPE_CHECKING:
     from flujo.typing import Signature
+
+_POSITION = re.compile(r"[\[#].*")
 
 
 class Pipeline:
@@ -44,6 +48,23 @@ class Pipeline:
 
     def __len__(self) -> int:
         return len(self.nodes)
+
+    def find(self, path: str) -> Node | None:
+        """The node that a path addresses, if the pipeline has it; positions in maps and loops are passed over."""
+        segment, _, rest = path.partition("/")
+        name = _POSITION.sub("", segment)
+        node = self._by_name.get(name)
+        if node is None or not rest:
+            return node if name == segment else None
+        return node.inner(rest)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    def as_step(self, name: str) -> Node:
+        """The pipeline as one step of another; its steps' paths begin with `name/`."""
+        return as_node(name, self)
 
     def shape(self) -> list[dict[str, Any]]:
         """What the fingerprint covers: names, kinds and order."""
@@ -74,11 +95,18 @@ class Pipeline:
 
     def signatures(self) -> Iterator[Signature]:
         """The signatures of all steps, those behind rejections included."""
-        for node in self.nodes:
+        return self.signatures_of(self.nodes)
+
+    @staticmethod
+    def signatures_of(nodes: Iterable[Node]) -> Iterator[Signature]:
+        """The signatures of the steps among and inside these nodes."""
+        for node in nodes:
             if isinstance(node, Step):
                 yield node.signature
             elif isinstance(node, HumanStep) and node.on_reject is not None:
                 yield from node.on_reject.signatures()
+            elif isinstance(node, Construct):
+                yield from Pipeline.signatures_of(part for _, part in node.parts())
 
     def _check_names(self) -> None:
         names = [node.name for node in self.nodes]
@@ -90,7 +118,7 @@ class Pipeline:
         for before, after in zip(self.nodes, self.nodes[1:], strict=False):
             if not isinstance(after, Step) or not after.signature.takes_input:
                 continue
-            given = before.output if isinstance(before, Step | HumanStep) else Any
+            given = before.output
             if not fits(given, after.signature.input):
                 raise PipelineDefinitionError(
                     f"Step {after.name!r} takes {_name(after.signature.input)}, but {before.name!r} before it gives "

@@ -112,7 +112,10 @@ class Checkpoint(Record):
 
 @dataclass(frozen=True, slots=True)
 class Attempt(Record):
-    """One try of one step, recorded before it runs. Completed when the step's checkpoint names its number."""
+    """One try of one step, recorded before it runs. Completed when the step's checkpoint names its number.
+
+    `final` is true on the failure after which the step is not tried again in this round.
+    """
 
     table = "attempt"
     key = ("run_id", "path", "number")
@@ -125,6 +128,7 @@ class Attempt(Record):
     started_at: datetime
     finished_at: datetime | None = None
     outcome: AttemptOutcome | None = None
+    final: bool = False
     error_type: str = ""
     error_message: str = ""
     traceback: str = ""

@@ -12,13 +12,11 @@ from flujo import canonical
 from flujo.context import PipelineContext, restore
 from flujo.document import RunDocument
 from flujo.errors import CorruptState
-from flujo.human import HumanStep
-from flujo.node import Node
+from flujo.paths import is_note, is_top
 from flujo.pipeline import Pipeline
 from flujo.records import Attempt, Checkpoint, HumanTask
 from flujo.registry import RegisteredPipeline
 from flujo.status import AttemptOutcome, Outcome, RunStatus
-from flujo.step import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +68,16 @@ def result_of(entry: RegisteredPipeline, document: RunDocument) -> PipelineResul
     head = document.head
     if head is None:
         raise CorruptState(f"Run {document.run_id} has no head row.")
-    history = [step_result(entry.pipeline, document, row) for row in document.checkpoints()]
+    rows = [row for row in document.checkpoints() if not is_note(row.path)]
+    history = [step_result(entry.pipeline, row) for row in rows]
+    last = [step for step in history if is_top(step.path)]
     history += list(_unfinished(document))
     pauses = [_pause(task) for task in document.open_human_tasks()]
-    finished = head.status is RunStatus.COMPLETED and bool(history)
+    finished = head.status is RunStatus.COMPLETED and bool(last)
     return PipelineResult(
         run_id=head.run_id,
         status=head.status,
-        output=history[-1].output if finished else None,
+        output=last[-1].output if finished else None,
         step_history=history,
         final_pipeline_context=restore(entry.context_model, {**document.context(), "run_id": head.run_id}),
         pause=pauses[0] if pauses else None,
@@ -87,7 +87,7 @@ def result_of(entry: RegisteredPipeline, document: RunDocument) -> PipelineResul
     )
 
 
-def step_result(pipeline: Pipeline, document: RunDocument, row: Checkpoint) -> StepResult:
+def step_result(pipeline: Pipeline, row: Checkpoint) -> StepResult:
     """The result of a finished step, its output with the type that the step's annotation names."""
     return StepResult(
         name=row.name,
@@ -101,19 +101,10 @@ def step_result(pipeline: Pipeline, document: RunDocument, row: Checkpoint) -> S
     )
 
 
-def node_at(pipeline: Pipeline, path: str) -> Node | None:
-    """The node that a path addresses, if the pipeline has it."""
-    name, _, rest = path.partition("/")
-    node = next((node for node in pipeline.nodes if node.name == name), None)
-    if not rest:
-        return node
-    return node_at(node.on_reject, rest) if isinstance(node, HumanStep) and node.on_reject is not None else None
-
-
 def output_type(pipeline: Pipeline, path: str) -> Any:
     """The annotation of what the step at `path` gives; `Any` when unknown."""
-    node = node_at(pipeline, path)
-    return node.output if isinstance(node, Step | HumanStep) else Any
+    node = pipeline.find(path)
+    return Any if node is None else node.output
 
 
 def _unfinished(document: RunDocument) -> Iterator[StepResult]:

@@ -21,8 +21,9 @@ from flujo.errors import (
     RunNotFound,
     RunNotPaused,
 )
-from flujo.execution import Execution, Progress
-from flujo.handle import RunHandle, _ignore
+from flujo.execution import Execution
+from flujo.handle import RunHandle
+from flujo.hold import Hold, Progress, silent
 from flujo.human import HumanStep, Reject
 from flujo.lease import DEFAULT_LEASE, this_process
 from flujo.records import HumanTask, RunHead
@@ -114,7 +115,7 @@ class Flujo:
         document = await self._load(run_id)
         entry = self._entry_of(document)
         await self.backend.transact(run_id, transitions.claim(self._terms(entry), now=self.clock.now()))
-        return await self._execute(entry, run_id, _ignore, drain)
+        return await self._execute(entry, run_id, silent, drain)
 
     async def _go_on(self, head: RunHead, progress: Progress) -> PipelineResult:
         document = await self._load(head.run_id)
@@ -128,7 +129,7 @@ class Flujo:
         self, entry: RegisteredPipeline, run_id: str, progress: Progress, drain: asyncio.Event | None = None
     ) -> PipelineResult:
         document = await self._load(run_id)
-        execution = Execution(
+        hold = Hold(
             entry=entry,
             backend=self.backend,
             document=document,
@@ -137,8 +138,8 @@ class Flujo:
             progress=progress,
             drain=drain,
         )
-        await execution.run()
-        return result_of(entry, execution.document)
+        await Execution(hold).run()
+        return result_of(entry, hold.document)
 
     # Answer
 
@@ -174,14 +175,16 @@ class Flujo:
         decided = await self.backend.transact(
             run_id, transitions.decide(answer, now=self.clock.now(), claim=self._terms(entry), facts={})
         )
-        if decided.inserts and decided.kept.status is RunStatus.RUNNING:
-            return await self._execute(entry, run_id, _ignore)
+        if decided.writes and decided.kept.status is RunStatus.RUNNING and decided.before != decided.kept:
+            if decided.before is not None and decided.before.fence == decided.kept.fence:
+                return result_of(entry, await self._load(run_id))  # a worker that runs a sibling branch goes on with it
+            return await self._execute(entry, run_id, silent)
         return await self._settled(entry, decided.kept)
 
     async def _settled(self, entry: RegisteredPipeline, head: RunHead) -> PipelineResult:
         """The result of a run whose recorded answer stands, going on with it if nobody does."""
         if head.status in (RunStatus.QUEUED, RunStatus.RUNNING):
-            return await self._go_on(head, _ignore)
+            return await self._go_on(head, silent)
         return result_of(entry, await self._load(head.run_id))
 
     def _question(self, paused: PipelineResult | str, document: RunDocument, step: str | None) -> tuple[str, int, str]:
@@ -208,7 +211,7 @@ class Flujo:
         terms = self._terms(entry)
         again = transitions.retry(actor=actor, reason=reason, now=self.clock.now(), claim=terms, facts={})
         await self.backend.transact(run_id, again)
-        return await self._execute(entry, run_id, _ignore)
+        return await self._execute(entry, run_id, silent)
 
     def cancel(self, run_id: str, **options: Any) -> PipelineResult:
         """Cancel a run; the options are those of `cancel_async`."""
@@ -314,8 +317,9 @@ def answer_to(
     key: str = "",
 ) -> Answer:
     """A validated answer. Without a `key` of its own, the same answer to the same question counts as one."""
-    rejected = isinstance(human_input, Reject) or (gate.kind_of_answer == "bool" and human_input is False)
-    data = "null" if rejected else gate.validate_answer(human_input)
+    data = "null" if isinstance(human_input, Reject) else gate.validate_answer(human_input)
+    rejected = isinstance(human_input, Reject) or (gate.kind_of_answer == "bool" and data == "false")
+    data = "null" if rejected else data
     outcome = DecisionOutcome.REJECTED if rejected else DecisionOutcome.APPROVED
     if isinstance(human_input, Reject):
         reason = human_input.reason or reason

@@ -67,6 +67,7 @@ class EventKind(StrEnum):
     RUN_CLAIMED = "run.claimed"
     RUN_RELEASED = "run.released"
     RUN_DESCRIBED = "run.described"
+    RUN_PAUSED = "run.paused"
     RUN_COMPLETED = "run.completed"
     RUN_FAILED = "run.failed"
     RUN_RETRIED = "run.retried"

@@ -6,11 +6,12 @@ import asyncio
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, overload
 
+from flujo.constructs import Branch, Fallback, Loop, Map, OnError, Parallel, Reducers, as_node
 from flujo.errors import PipelineDefinitionError
 from flujo.human import HumanStep
 from flujo.node import Node
@@ -98,6 +99,70 @@ class Step(Node):
             on_reject=None if on_reject is None else Pipeline.of(on_reject),
             when=when,
         )
+
+    @staticmethod
+    def parallel(
+        name: str,
+        branches: Mapping[str, Node | Pipeline] | Sequence[Node],
+        *,
+        max_concurrency: int | None = None,
+        on_error: OnError = "fail_fast",
+        reducers: Reducers | None = None,
+    ) -> Parallel:
+        """Branches that run side by side on the same input; the output is a dictionary of theirs.
+
+        Each works on a copy of the context. At the join, fields that different branches changed are merged; a field
+        that two of them changed is a `ContextConflict`, unless `reducers` names a function that gives one value for the
+        list of theirs. With "fail_fast" the first failure stops the other branches and fails the run; with "collect"
+        each branch's output is `{"output": …}` or `{"error": {"type": …, "message": …}}`.
+        """
+        return Parallel(name, branches, max_concurrency=max_concurrency, on_error=on_error, reducers=reducers)
+
+    @staticmethod
+    def map_over(
+        name: str,
+        body: Node | Pipeline,
+        *,
+        max_concurrency: int = 10,
+        on_error: OnError = "fail_fast",
+        reducers: Reducers | None = None,
+    ) -> Map:
+        """`body` for each item of the input, a list; the output is the list of outputs, in the items' order.
+
+        At most `max_concurrency` items are worked on at once; an item that waits for a person counts for none. The rest
+        is as in `parallel`.
+        """
+        return Map(name, body, max_concurrency=max_concurrency, on_error=on_error, reducers=reducers)
+
+    @staticmethod
+    def branch_on(
+        name: str,
+        choose: Callable[[Any], str],
+        branches: Mapping[str, Node | Pipeline],
+        *,
+        default: str | None = None,
+    ) -> Branch:
+        """The branch that `choose`, a function of the input, names; its output is this step's.
+
+        The choice is saved before the branch begins, and stands after a crash. A name that is no branch takes
+        `default`, or fails the run when there is none.
+        """
+        return Branch(name, choose, branches, default=default)
+
+    @staticmethod
+    def loop_until(
+        name: str, body: Node | Pipeline, *, until: Callable[[Any], bool], max_iterations: int = 100
+    ) -> Loop:
+        """`body` again and again on its own output, until `until`, a function of that output, is true.
+
+        Each verdict is saved before the next iteration begins. `LoopBoundReached` fails the run after `max_iterations`.
+        """
+        return Loop(name, body, until=until, max_iterations=max_iterations)
+
+    @staticmethod
+    def fallback(name: str, primary: Node | Pipeline, backup: Node | Pipeline) -> Fallback:
+        """`primary`, and when it has failed for good, `backup` on the same input."""
+        return Fallback(name, as_node("primary", primary), as_node("backup", backup))
 
 
 @overload

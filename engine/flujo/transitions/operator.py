@@ -21,9 +21,10 @@ from flujo.errors import (
     RunFinished,
     StaleDecision,
 )
+from flujo.paths import is_top
 from flujo.records import Checkpoint, Decision, HumanTask, RunHead, Tombstone
 from flujo.status import DecisionOutcome, EventKind, Outcome, RunStatus, TaskStatus
-from flujo.transitions.worker import ClaimTerms, end, take
+from flujo.transitions.rules import ClaimTerms, end, take
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +66,9 @@ def decide(answer: Answer, *, now: datetime, claim: ClaimTerms | None, facts: di
         if answer.outcome is DecisionOutcome.APPROVED:
             _pass_gate(draft, task, answer)
         elif task.routes_rejection:
-            draft.set(outcome=Outcome.REJECTED)
+            draft.set(outcome=Outcome.REJECTED if is_top(task.path) else head.outcome)
         else:
-            _end_rejected(draft)
+            _end_rejected(draft, task)
             return draft.batch(result=decision)
         _wake(draft, claim)
         return draft.batch(result=decision)
@@ -143,19 +144,21 @@ def _pass_gate(draft: Draft, task: HumanTask, answer: Answer) -> None:
             finished_at=draft.now,
         )
     )
-    if "/" not in task.path:  # positions inside constructs never leak into the saved step index
+    if is_top(task.path):  # positions inside constructs never leak into the saved step index
         draft.set(step_index=task.position + 1, step_name=task.next_step)
 
 
-def _end_rejected(draft: Draft) -> None:
+def _end_rejected(draft: Draft, task: HumanTask) -> None:
     draft.set(outcome=Outcome.REJECTED)
-    end(draft, RunStatus.CANCELLED, EventKind.RUN_REJECTED)
+    end(draft, RunStatus.CANCELLED, EventKind.RUN_REJECTED, path=task.path)
 
 
 def _wake(draft: Draft, claim: ClaimTerms | None) -> None:
+    if draft.head.status is not RunStatus.PAUSED:
+        return  # a sibling branch is still running; its worker finds the answer before it pauses
     if claim is not None:
         take(draft, claim)
-    elif draft.head.status is RunStatus.PAUSED:
+    else:
         draft.set(status=RunStatus.QUEUED, wait=None)
 
 
@@ -175,11 +178,8 @@ def cancel(*, actor: str, reason: str, now: datetime, facts: dict[str, Any]) -> 
             draft.set(cancel_requested=True)
             draft.event(EventKind.RUN_CANCEL_REQUESTED, reason=reason, **facts)
             return draft.batch()
-        for task in view.open_human_tasks():
-            closed = f"the run was cancelled by {actor or 'its program'}"
-            draft.update(dataclasses.replace(task, status=TaskStatus.CLOSED, closed_at=now, closed_reason=closed))
-            draft.event(EventKind.HUMAN_TASK_CLOSED, task.path, generation=task.generation)
-        end(draft, RunStatus.CANCELLED, EventKind.RUN_CANCELLED, reason=reason, **facts)
+        because = f"the run was cancelled by {actor or 'its program'}"
+        end(draft, RunStatus.CANCELLED, EventKind.RUN_CANCELLED, closing=because, reason=reason, **facts)
         return draft.batch()
 
     return transition

@@ -1,0 +1,200 @@
+"""One step's attempts: calling the user's function, trying again, recording what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+from flujo import canonical, transitions
+from flujo.context import Fields, PipelineContext, changes, fields_of, restore
+from flujo.errors import CorruptState, FlujoError, StepTimeout, UnstorableValue
+from flujo.hold import Hold
+from flujo.result import output_type
+from flujo.status import AttemptOutcome
+from flujo.step import Step
+from flujo.step_context import StepContext, StepNotFinished
+from flujo.threads import in_thread
+from flujo.transitions import AfterFailure, StepDone, StepError
+
+
+class StepInputError(FlujoError):
+    """A step cannot take what the step before it gave. Correct one of the two annotations."""
+
+    code = "step_input"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A step that failed for good."""
+
+    path: str
+    error: StepError
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A step about to be called: where it stands, on which input and context, and whether a construct catches it."""
+
+    step: Step
+    path: str
+    position: int
+    value: str
+    fields: Fields
+    contained: bool
+
+
+async def run_step(hold: Hold, call: Call) -> StepDone | Failure | None:
+    """Try the step until it has a result or its retries are used up; None when the run ended meanwhile."""
+    failure = await _begin(hold, call)
+    if failure is not None:
+        return failure
+    failures = _failures(hold, call.path)
+    while hold.held:
+        number = hold.attempt_number(call.path)
+        try:
+            return await _attempt(hold, call, number)
+        except Exception as error:  # noqa: BLE001  # the seam to user code: whatever a step raises is its failure
+            failures += 1
+            delay = None if _is_final(error) else call.step.retry.delay(failures, hold.clock.random())
+            recorded = await _record(hold, call, number, error, retry=delay is not None)
+            if delay is None:
+                return Failure(call.path, recorded)
+            await hold.clock.sleep(delay)
+    return None
+
+
+async def _begin(hold: Hold, call: Call) -> Failure | None:
+    """See that the attempt is recorded; a failure that a construct caught before a crash stands."""
+    number = hold.attempt_number(call.path)
+    last = hold.document.attempt(call.path, number)
+    if last is not None and last.final and last.round == hold.head.round:
+        return Failure(call.path, StepError(last.error_type, last.error_message, last.traceback))
+    if last is None or last.outcome is not None or last.fence != hold.fence:
+        await hold.commit(transitions.begin_attempt(call.path, fence=hold.fence, now=hold.now()))
+        hold.set_attempt_number(call.path, number + 1)
+    return None
+
+
+def _failures(hold: Hold, path: str) -> int:
+    if hold.attempt_number(path) == 1:
+        return 0
+    return sum(
+        attempt.outcome is AttemptOutcome.FAILED and attempt.round == hold.head.round
+        for attempt in hold.document.attempts_of(path)
+    )
+
+
+async def _attempt(hold: Hold, call: Call, number: int) -> StepDone:
+    step, signature, started = call.step, call.step.signature, hold.now()
+    control = StepContext(
+        run_id=hold.head.run_id,
+        path=call.path,
+        attempt=number,
+        fencing_token=hold.fence,
+        output_of=lambda name: output_of(hold, call.path, name),
+    )
+    arguments = [_decode(call, signature.input)] if signature.takes_input else []
+    keywords: dict[str, Any] = {}
+    if signature.step_context_parameter:
+        keywords[signature.step_context_parameter] = control
+    context: PipelineContext | None = None
+    before: Fields = {}
+    if signature.context_parameter:
+        model = signature.context_model or hold.entry.context_model
+        context, before = _own_context(model, call.fields)
+        keywords[signature.context_parameter] = context
+    output = await _call(step, control, arguments, keywords)
+    text = canonical.encode(output, signature.output, where=f"the output of step {call.path!r}")
+    delta = changes(before, fields_of(context)) if context is not None else None
+    return StepDone(
+        path=call.path,
+        name=step.name,
+        position=call.position,
+        attempt=number,
+        output=text,
+        context_changes=canonical.dump(delta) if delta else None,
+        started_at=started,
+        description=control.description,
+    )
+
+
+def _own_context(model: type[PipelineContext], fields: Fields) -> tuple[PipelineContext, Fields]:
+    """The context as the step's own class declares it: a step may ask for a base of the run's context."""
+    own = {name: value for name, value in fields.items() if name in model.model_fields}
+    return restore(model, own), own
+
+
+def _decode(call: Call, annotation: Any) -> Any:
+    try:
+        return canonical.decode(call.value, annotation)
+    except CorruptState as error:
+        raise StepInputError(f"Step {call.path!r} cannot take what the step before it gave: {error}") from error
+
+
+async def _call(step: Step, control: StepContext, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+    """Call the function. Whatever ends the wait before it returns also raises the flag that a sync step can see."""
+    work = step.function(*arguments, **keywords) if step.is_async else in_thread(step.function, *arguments, **keywords)
+    try:
+        if step.timeout is None:
+            return await work
+        async with asyncio.timeout(step.timeout.total_seconds()) as limit:
+            return await work
+    except asyncio.CancelledError:
+        control.cancel()
+        raise
+    except TimeoutError as error:
+        control.cancel()
+        if step.timeout is None or not limit.expired():
+            raise
+        raise StepTimeout(f"Step {step.name!r} did not finish within {step.timeout}.") from error
+
+
+async def _record(hold: Hold, call: Call, number: int, error: Exception, *, retry: bool) -> StepError:
+    recorded = described(error)
+    then = AfterFailure.CONTAINED if call.contained else AfterFailure.FAIL_RUN
+    await hold.commit(
+        transitions.fail_attempt(
+            call.path,
+            number,
+            recorded,
+            then=AfterFailure.RETRY if retry else then,
+            fence=hold.fence,
+            lease=hold.lease,
+            now=hold.now(),
+        )
+    )
+    if retry:
+        hold.set_attempt_number(call.path, number + 1)
+    return recorded
+
+
+def described(error: Exception) -> StepError:
+    """An error as the store keeps it."""
+    message = error.message if isinstance(error, FlujoError) else str(error)
+    lines = "".join(traceback.format_exception(error))
+    return StepError(type(error).__name__, storable(message)[:2_000], storable(lines)[-20_000:])
+
+
+def storable(text: str) -> str:
+    """An error text as every backend can hold it."""
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+
+
+def output_of(hold: Hold, path: str, name: str) -> Any:
+    """The output of the nearest finished step of this name: a sibling of the step at `path`, or of what holds it."""
+    scope = path
+    while True:
+        scope = scope.rpartition("/")[0]
+        found = f"{scope}/{name}" if scope else name
+        row = hold.document.checkpoint(found)
+        if row is not None:
+            return canonical.decode(row.output, output_type(hold.entry.pipeline, found))
+        if not scope:
+            raise StepNotFinished(f"No step before {path!r} is named {name!r} and finished.")
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether trying again cannot help: the step's code and annotations must change first."""
+    return isinstance(error, UnstorableValue | StepInputError)

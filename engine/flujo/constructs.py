@@ -1,0 +1,192 @@
+"""The nodes that hold other nodes: sub-pipeline, parallel, map, branch, loop and fallback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from flujo.errors import PipelineDefinitionError
+from flujo.node import Node
+
+if TYPE_CHECKING:
+    from flujo.pipeline import Pipeline
+
+OnError = Literal["fail_fast", "collect"]
+Reducers = Mapping[str, Callable[[list[Any]], Any]]
+
+
+class Construct(Node):
+    """A node with nodes inside; its checkpoint joins what they made."""
+
+    def parts(self) -> Iterable[tuple[str, Node]]:
+        """The nodes inside, each with the segment that addresses it behind this node's own path."""
+        raise NotImplementedError  # every construct has parts
+
+    def shape(self) -> dict[str, Any]:
+        return {**super().shape(), "parts": [[segment, part.shape()] for segment, part in self.parts()]}
+
+    def inner(self, path: str) -> Node | None:
+        segment, _, rest = path.partition("/")
+        part = next((part for name, part in self.parts() if name == segment), None)
+        return part if part is None or not rest else part.inner(rest)
+
+
+class SubPipeline(Construct):
+    """A pipeline as one step of another."""
+
+    kind = "pipeline"
+
+    def __init__(self, name: str, pipeline: Pipeline) -> None:
+        super().__init__(name)
+        self.pipeline = pipeline
+
+    def parts(self) -> Iterable[tuple[str, Node]]:
+        return [(node.name, node) for node in self.pipeline.nodes]
+
+    @property
+    def output(self) -> Any:
+        return self.pipeline.nodes[-1].output if self.pipeline.nodes else Any
+
+
+class Parallel(Construct):
+    """Branches that run side by side on the same input; the output is a dictionary of theirs."""
+
+    kind = "parallel"
+
+    def __init__(
+        self,
+        name: str,
+        branches: Mapping[str, Node | Pipeline] | Sequence[Node],
+        *,
+        max_concurrency: int | None,
+        on_error: OnError,
+        reducers: Reducers | None,
+    ) -> None:
+        super().__init__(name)
+        self.branches = _branches(name, branches)
+        self.max_concurrency = _bound(name, max_concurrency) or len(self.branches)
+        self.collects = _collects(name, on_error)
+        self.reducers = dict(reducers or {})
+
+    def parts(self) -> Iterable[tuple[str, Node]]:
+        return self.branches.items()
+
+
+class Map(Construct):
+    """One body for each item of a list, in order; the output is the list of outputs."""
+
+    kind = "map"
+
+    def __init__(
+        self,
+        name: str,
+        body: Node | Pipeline,
+        *,
+        max_concurrency: int,
+        on_error: OnError,
+        reducers: Reducers | None,
+    ) -> None:
+        super().__init__(name)
+        self.body = _pipeline(body)
+        self.max_concurrency = _bound(name, max_concurrency) or 1
+        self.collects = _collects(name, on_error)
+        self.reducers = dict(reducers or {})
+
+    def parts(self) -> Iterable[tuple[str, Node]]:
+        return [(node.name, node) for node in self.body.nodes]
+
+
+class Branch(Construct):
+    """One of several ways on, chosen by a function of the input; the choice is recorded before the way is taken."""
+
+    kind = "branch"
+
+    def __init__(
+        self,
+        name: str,
+        choose: Callable[[Any], str],
+        branches: Mapping[str, Node | Pipeline],
+        *,
+        default: str | None,
+    ) -> None:
+        super().__init__(name)
+        self.choose = choose
+        self.branches = _branches(name, branches)
+        if default is not None and default not in self.branches:
+            raise PipelineDefinitionError(f"Branch {name!r}: the default {default!r} is none of its branches.")
+        self.default = default
+
+    def parts(self) -> Iterable[tuple[str, Node]]:
+        return self.branches.items()
+
+
+class Loop(Construct):
+    """A body that runs again on its own output until a function of it is true; each verdict is recorded."""
+
+    kind = "loop"
+
+    def __init__(self, name: str, body: Node | Pipeline, *, until: Callable[[Any], bool], max_iterations: int) -> None:
+        super().__init__(name)
+        self.body = _pipeline(body)
+        self.until = until
+        self.max_iterations = _bound(name, max_iterations) or 1
+
+    def parts(self) -> Iterable[tuple[str, Node]]:
+        return [(node.name, node) for node in self.body.nodes]
+
+    @property
+    def output(self) -> Any:
+        return self.body.nodes[-1].output
+
+
+class Fallback(Construct):
+    """A step and the one that takes its place when it has failed for good; both get the same input."""
+
+    kind = "fallback"
+
+    def __init__(self, name: str, primary: Node, backup: Node) -> None:
+        super().__init__(name)
+        if primary.name == backup.name:
+            raise PipelineDefinitionError(f"Fallback {name!r}: both steps are named {primary.name!r}.")
+        self.primary = primary
+        self.backup = backup
+
+    def parts(self) -> Iterable[tuple[str, Node]]:
+        return [(self.primary.name, self.primary), (self.backup.name, self.backup)]
+
+
+def _pipeline(part: Node | Pipeline) -> Pipeline:
+    from flujo.pipeline import Pipeline
+
+    return Pipeline.of(part)
+
+
+def as_node(name: str, part: Node | Pipeline) -> Node:
+    """A node as it is, a pipeline as a sub-pipeline of this name."""
+    return part if isinstance(part, Node) else SubPipeline(name, _pipeline(part))
+
+
+def _branches(name: str, branches: Mapping[str, Node | Pipeline] | Sequence[Node]) -> dict[str, Node]:
+    if not isinstance(branches, Mapping):
+        names = [node.name for node in branches]
+        if len(set(names)) != len(names):
+            raise PipelineDefinitionError(f"{name!r}: two branches have the same name. Give them as a dictionary.")
+        branches = {node.name: node for node in branches}
+    if not branches:
+        raise PipelineDefinitionError(f"{name!r} has no branches.")
+    named = {key: as_node(key, part) for key, part in branches.items()}
+    for key in named:
+        Node.check_name(key)
+    return named
+
+
+def _bound(name: str, number: int | None) -> int | None:
+    if number is not None and number < 1:
+        raise PipelineDefinitionError(f"{name!r}: a bound is at least 1, not {number}.")
+    return number
+
+
+def _collects(name: str, on_error: OnError) -> bool:
+    if on_error not in ("fail_fast", "collect"):
+        raise PipelineDefinitionError(f"{name!r}: on_error is 'fail_fast' or 'collect', not {on_error!r}.")
+    return on_error == "collect"

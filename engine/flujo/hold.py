@@ -1,0 +1,100 @@
+"""A worker's hold on a run: its lease, its copy of the rows, and the one way to write while it lasts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from flujo import transitions
+from flujo.batch import Batch, Transition
+from flujo.clock import Clock
+from flujo.document import RunDocument
+from flujo.paths import is_note
+from flujo.registry import RegisteredPipeline
+from flujo.result import StepResult, step_result
+from flujo.state.base import StateBackend
+from flujo.status import RunStatus
+from flujo.transitions import Position, StepDone
+
+Progress = Callable[[StepResult], None]
+
+
+class Hold:
+    """What the parts of an execution share. `held` is false once the run has paused or ended."""
+
+    def __init__(
+        self,
+        *,
+        entry: RegisteredPipeline,
+        backend: StateBackend,
+        document: RunDocument,
+        clock: Clock,
+        lease: timedelta,
+        progress: Progress,
+        drain: asyncio.Event | None,
+    ) -> None:
+        assert document.head is not None  # the caller has just claimed the run
+        self.entry = entry
+        self.backend = backend
+        self.document = document
+        self.head = document.head
+        self.fence = document.head.fence
+        self.clock = clock
+        self.lease = lease
+        self.progress = progress
+        self.drain = drain
+        self._numbers: dict[str, int] = {}
+        self._count_attempts()
+
+    def _count_attempts(self) -> None:
+        for attempt in self.document.attempts():
+            self._numbers[attempt.path] = max(attempt.number, self._numbers.get(attempt.path, 0))
+
+    @property
+    def held(self) -> bool:
+        return self.head.status is RunStatus.RUNNING and self.head.fence == self.fence
+
+    @property
+    def draining(self) -> bool:
+        return self.drain is not None and self.drain.is_set()
+
+    def now(self) -> datetime:
+        return self.clock.now()
+
+    async def commit(self, transition: Transition) -> Batch:
+        """Write under this hold's fencing token. Raises `Fenced` when it no longer holds the run."""
+        batch = await self.backend.transact(self.head.run_id, transition)
+        if batch.kept.seq >= self.head.seq:
+            self.head = batch.kept
+        self.document.apply(batch)
+        return batch
+
+    async def reload(self) -> None:
+        """Take in what others wrote: answers given while this worker ran a sibling branch."""
+        document = await self.backend.load(self.head.run_id)
+        if document is not None and document.head is not None:
+            self.document, self.head = document, document.head
+            self._count_attempts()
+
+    def attempt_number(self, path: str) -> int:
+        """The number of the newest attempt of a step; 0 before the first."""
+        return self._numbers.get(path, 0)
+
+    def set_attempt_number(self, path: str, number: int) -> None:
+        self._numbers[path] = number
+
+    async def save(self, done: StepDone, then: Position) -> None:
+        """Commit a checkpoint and tell who watches."""
+        saving = transitions.complete_step(done, then, fence=self.fence, lease=self.lease, now=self.now())
+        await self.commit(saving)
+        if then.attempt_path is not None:
+            self._numbers[then.attempt_path] = then.attempt
+        row = self.document.checkpoint(done.path)
+        assert row is not None  # just written
+        if not is_note(row.path):
+            self.progress(step_result(self.entry.pipeline, row))
+
+
+def silent(step: StepResult) -> None:
+    """Progress that nobody asked for."""

@@ -1,0 +1,117 @@
+"""The rules that worker writes and operator writes share: the fence, the lease, the end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from flujo.batch import Draft, RunView
+from flujo.errors import Fenced, PipelineChanged
+from flujo.lease import Holder
+from flujo.records import Attempt, RunHead
+from flujo.status import AttemptOutcome, EventKind, Outcome, RunStatus, TaskStatus
+
+MAX_LOST_ATTEMPTS = 5
+MAX_REASON = 300
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimTerms:
+    """Who takes the lease, for how long, with which code; `first_attempt` gives the path of the step that is next.
+
+    `first_attempt` returns None where no attempt is to be recorded: the next step is a human task, or none is left.
+    """
+
+    holder: Holder
+    lease: timedelta
+    fingerprint: str
+    first_attempt: Callable[[RunHead], str | None]
+
+
+def mine(view: RunView, fence: int) -> RunHead:
+    """The head, if `fence` still holds the run. Raises `Fenced`."""
+    head = view.head
+    if head is None or head.fence != fence or head.status is not RunStatus.RUNNING:
+        now = "is gone" if head is None else f"is {head.status.value} under token {head.fence}"
+        raise Fenced(f"Token {fence} no longer holds run {view.run_id}, which {now}. Nothing was written.")
+    return head
+
+
+def take(draft: Draft, terms: ClaimTerms) -> None:
+    """Raise the fencing token and hold the lease; attempts that a lost worker left open are recorded as lost."""
+    head = draft.head
+    if head.fingerprint != terms.fingerprint:
+        raise PipelineChanged(
+            f"Run {head.run_id} was started by {head.pipeline} {head.version} with the fingerprint "
+            f"{head.fingerprint[:12]}, but the registered one has {terms.fingerprint[:12]}: its steps changed. "
+            "Register the pipeline as it was, and give the changed one a new version."
+        )
+    abandoned = draft.view.open_attempts() if head.status is RunStatus.RUNNING else []
+    draft.set(
+        status=RunStatus.RUNNING,
+        wait=None,
+        fence=head.fence + 1,
+        holder=terms.holder.to_json(),
+        lease_expires_at=draft.now + terms.lease,
+        started_at=head.started_at or draft.now,
+    )
+    for attempt in abandoned:
+        draft.update(dataclasses.replace(attempt, finished_at=draft.now, outcome=AttemptOutcome.LOST))
+        draft.event(EventKind.LEASE_LOST, attempt.path, attempt=attempt.number, lost_fence=attempt.fence)
+    draft.event(EventKind.RUN_CLAIMED, holder=str(terms.holder))
+    if draft.head.cancel_requested:
+        end(draft, RunStatus.CANCELLED, EventKind.RUN_CANCELLED)
+        return
+    path = terms.first_attempt(draft.head)
+    if path is not None:
+        begin(draft, path, lost_now=len([a for a in abandoned if a.path == path]))
+
+
+def begin(draft: Draft, path: str, *, lost_now: int = 0) -> None:
+    """Record the next attempt of a step before it runs, unless the step has been lost too often."""
+    earlier = draft.view.attempts_of(path)
+    lost = lost_now + sum(
+        attempt.outcome is AttemptOutcome.LOST and attempt.round == draft.head.round for attempt in earlier
+    )
+    if lost >= MAX_LOST_ATTEMPTS:
+        message = f"Step {path!r} was lost {lost} times: its worker died or lost its lease each time."
+        draft.set(error_type="StepLost", error_message=message)
+        end(draft, RunStatus.FAILED, EventKind.RUN_FAILED, path=path, error_type="StepLost")
+        return
+    number = 1 + max((attempt.number for attempt in earlier), default=0)
+    head = draft.head
+    draft.insert(Attempt(head.run_id, path, number, head.round, head.fence, draft.now))
+
+
+def end(draft: Draft, status: RunStatus, kind: EventKind, *, path: str = "", closing: str = "", **data: Any) -> None:
+    """Bring the run to a terminal status; questions still open close because of `closing`."""
+    decided = path if kind is EventKind.RUN_REJECTED else ""
+    close_human_tasks(draft, closing or f"the run is {status.value}", but=decided)
+    draft.set(status=status, wait=None, holder=None, lease_expires_at=None, finished_at=draft.now)
+    if status is RunStatus.COMPLETED and draft.head.outcome is Outcome.REJECTED:
+        data["outcome"] = Outcome.REJECTED.value
+    draft.event(kind, path, **data)
+
+
+def close_human_tasks(draft: Draft, reason: str, *, but: str = "") -> None:
+    """Close the questions that are still open, except the one at `but`: nobody may answer for a run that has ended."""
+    if not draft.head.generation:
+        return
+    for task in draft.view.open_human_tasks():
+        if task.path != but:
+            closed = dataclasses.replace(
+                task, status=TaskStatus.CLOSED, closed_at=draft.now, closed_reason=reason[:MAX_REASON]
+            )
+            draft.update(closed)
+            draft.event(EventKind.HUMAN_TASK_CLOSED, task.path, generation=task.generation)
+
+
+def release_attempts(draft: Draft, *, but: str = "") -> None:
+    """Record that this worker gives up its open attempts, except the one of the step `but`."""
+    for attempt in draft.view.open_attempts():
+        if attempt.path == but:
+            continue
+        draft.update(dataclasses.replace(attempt, finished_at=draft.now, outcome=AttemptOutcome.RELEASED))

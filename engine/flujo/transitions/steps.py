@@ -1,0 +1,231 @@
+"""Worker writes about steps: checkpoints, failed attempts, questions. Each checks the fencing token."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from flujo import canonical
+from flujo.batch import Batch, Draft, RunView, Transition
+from flujo.records import Attempt, Checkpoint, HumanTask
+from flujo.status import AttemptOutcome, EventKind, RunStatus, TaskStatus, Wait
+from flujo.transitions.rules import begin, end, mine, release_attempts
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where the run goes on after a step: the top-level index and name, and the attempt that begins, if one does."""
+
+    index: int
+    name: str
+    attempt_path: str | None = None
+    attempt: int = 1
+    finished: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """A finished step: what its checkpoint will hold."""
+
+    path: str
+    name: str
+    position: int
+    attempt: int
+    output: str
+    context_changes: str | None
+    started_at: datetime
+    description: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StepError:
+    """Why an attempt failed."""
+
+    type: str
+    message: str
+    traceback: str
+
+
+class AfterFailure(StrEnum):
+    """What a failed attempt leads to."""
+
+    RETRY = "retry"
+    FAIL_RUN = "fail_run"
+    CONTAINED = "contained"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A human task to be raised: the fields of its record that the step decides."""
+
+    path: str
+    name: str
+    position: int
+    message: str
+    kind: str
+    schema: str
+    candidates: str
+    evidence: str
+    if_approved: str
+    if_rejected: str
+    next_step: str
+    routes_rejection: bool
+
+
+def complete_step(done: StepDone, then: Position, *, fence: int, lease: timedelta, now: datetime) -> Transition:
+    """Save a step's checkpoint, and with it the attempt of the step that follows or the end of the run."""
+
+    def decide(view: RunView) -> Batch:
+        head = mine(view, fence)
+        draft = Draft(view, now)
+        draft.event(
+            EventKind.STEP_COMPLETED,
+            done.path,
+            attempt=done.attempt,
+            output_digest=canonical.digest(done.output),
+            context_digest=canonical.digest(done.context_changes) if done.context_changes else None,
+        )
+        draft.insert(
+            Checkpoint(
+                head.run_id,
+                done.path,
+                done.name,
+                done.position,
+                draft.head.seq,
+                fence,
+                done.attempt,
+                done.output,
+                done.context_changes,
+                done.started_at,
+                now,
+            )
+        )
+        draft.set(step_index=then.index, step_name=then.name, lease_expires_at=now + lease, **_described(done))
+        if done.description:
+            draft.event(EventKind.RUN_DESCRIBED, done.path, **done.description)
+        _go_on(draft, then)
+        return draft.batch()
+
+    return decide
+
+
+def _described(done: StepDone) -> dict[str, Any]:
+    given = dict(done.description)
+    if "tags" in given:
+        given["tags"] = canonical.dump(given["tags"])
+    return given
+
+
+def _go_on(draft: Draft, then: Position) -> None:
+    """Cancellation is asked for by an operator and takes effect here, between two steps."""
+    if draft.head.cancel_requested:
+        end(draft, RunStatus.CANCELLED, EventKind.RUN_CANCELLED)
+    elif then.finished:
+        end(draft, RunStatus.COMPLETED, EventKind.RUN_COMPLETED)
+    elif then.attempt_path is not None:
+        head = draft.head
+        draft.insert(Attempt(head.run_id, then.attempt_path, then.attempt, head.round, head.fence, draft.now))
+
+
+def begin_attempt(path: str, *, fence: int, now: datetime) -> Transition:
+    """Record the attempt of a step that neither the claim nor the step before it could name."""
+
+    def decide(view: RunView) -> Batch:
+        mine(view, fence)
+        draft = Draft(view, now)
+        begin(draft, path)
+        return draft.batch()
+
+    return decide
+
+
+def finish(*, fence: int, now: datetime) -> Transition:
+    """Complete a run whose last step has its checkpoint."""
+
+    def decide(view: RunView) -> Batch:
+        mine(view, fence)
+        draft = Draft(view, now)
+        _go_on(draft, Position(draft.head.step_index, draft.head.step_name, finished=True))
+        return draft.batch()
+
+    return decide
+
+
+def fail_attempt(
+    path: str, attempt: int, error: StepError, *, then: AfterFailure, fence: int, lease: timedelta, now: datetime
+) -> Transition:
+    """Record a failed attempt, and what follows: the next one, the failure of the run, or that of the step alone."""
+
+    def decide(view: RunView) -> Batch:
+        mine(view, fence)
+        draft = Draft(view, now)
+        current = next(a for a in view.attempts_of(path) if a.number == attempt)
+        draft.update(
+            dataclasses.replace(
+                current,
+                finished_at=now,
+                outcome=AttemptOutcome.FAILED,
+                final=then is not AfterFailure.RETRY,
+                error_type=error.type,
+                error_message=error.message,
+                traceback=error.traceback,
+            )
+        )
+        draft.event(EventKind.STEP_FAILED, path, attempt=attempt, error_type=error.type, then=then.value)
+        if then is AfterFailure.RETRY:
+            draft.set(lease_expires_at=now + lease)
+            _go_on(draft, Position(draft.head.step_index, draft.head.step_name, path, attempt + 1))
+        elif then is AfterFailure.FAIL_RUN:
+            _fail(draft, path, error)
+        return draft.batch()
+
+    return decide
+
+
+def fail_run(path: str, error: StepError, *, fence: int, now: datetime) -> Transition:
+    """Fail the run at a construct: its own condition, not a step inside it, went wrong."""
+
+    def decide(view: RunView) -> Batch:
+        mine(view, fence)
+        draft = Draft(view, now)
+        _fail(draft, path, error)
+        return draft.batch()
+
+    return decide
+
+
+def _fail(draft: Draft, path: str, error: StepError) -> None:
+    draft.set(error_type=error.type, error_message=error.message)
+    release_attempts(draft, but=path)
+    end(draft, RunStatus.FAILED, EventKind.RUN_FAILED, path=path, error_type=error.type)
+
+
+def raise_human_task(question: Question, *, alone: bool, fence: int, now: datetime) -> Transition:
+    """Ask a person; when nothing else can be running, pause the run too: waiting holds no lease."""
+
+    def decide(view: RunView) -> Batch:
+        head = mine(view, fence)
+        draft = Draft(view, now)
+        if head.cancel_requested:
+            end(draft, RunStatus.CANCELLED, EventKind.RUN_CANCELLED)
+            return draft.batch()
+        shown = canonical.dump([question.message, question.kind, question.schema, question.evidence])
+        task = HumanTask(
+            run_id=head.run_id,
+            generation=head.generation + 1,
+            digest=canonical.digest(shown),
+            raised_at=now,
+            status=TaskStatus.OPEN,
+            **{field.name: getattr(question, field.name) for field in dataclasses.fields(question)},
+        )
+        draft.insert(task)
+        draft.set(generation=task.generation)
+        if alone:
+            draft.set(status=RunStatus.PAUSED, wait=Wait.HUMAN_TASK, holder=None, lease_expires_at=None)
+        draft.event(EventKind.HUMAN_TASK_RAISED, task.path, generation=task.generation, digest=task.digest)
+        return draft.batch(result=task)
+
+    return decide

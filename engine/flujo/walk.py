@@ -1,0 +1,439 @@
+"""The walk over a pipeline's nodes: what has its checkpoint is passed over, what has none is done and saved."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+from flujo import canonical, transitions
+from flujo.attempts import Call, Failure, described, run_step
+from flujo.constructs import Branch, Fallback, Loop, Map, Parallel, Reducers, SubPipeline
+from flujo.context import Fields, changes, fold
+from flujo.errors import ContextConflict, FlujoError, LoopBoundReached, NoSuchBranch
+from flujo.hold import Hold
+from flujo.human import HumanStep
+from flujo.node import Node
+from flujo.status import DecisionOutcome, TaskStatus
+from flujo.step import Step
+from flujo.transitions import Position, Question, StepDone
+
+
+class Suspended(BaseException):
+    """This branch waits for a person, or stops because its worker does.
+
+    Like all signals of the walk it passes a user's `except Exception`.
+    """
+
+
+class Ended(BaseException):
+    """The run paused, ended, or was given back: nothing more is to be done here."""
+
+
+class Failed(BaseException):
+    """A step failed for good, and a construct around it decides what that means."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.error.message)
+        self.failure = failure
+
+
+@dataclass(slots=True)
+class Scope:
+    """Where a sequence of nodes stands: the prefix of its paths and the context as its steps see it.
+
+    `position` is None at the top level, else the top-level index of the node that holds the sequence; `contained` says
+    that a construct catches a failure, `concurrent` that siblings may be running.
+    """
+
+    prefix: str
+    fields: Fields
+    position: int | None = None
+    contained: bool = False
+    concurrent: bool = False
+
+    def below(self, prefix: str, index: int, *, contained: bool | None = None, concurrent: bool | None = None) -> Scope:
+        """The scope of a sequence inside the node at top-level `index`; what is not given stays."""
+        return Scope(
+            prefix,
+            self.fields,
+            index,
+            self.contained if contained is None else contained,
+            self.concurrent if concurrent is None else concurrent,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """One node of a sequence, on its input."""
+
+    node: Node
+    path: str
+    index: int
+    value: str
+    scope: Scope
+    following: Node | None
+    name: str
+
+    @property
+    def top_index(self) -> int:
+        return self.index if self.scope.position is None else self.scope.position
+
+
+class Walk:
+    """Walks one run. Raises `Suspended`, `Ended` or `Failed` where it cannot go on."""
+
+    def __init__(self, hold: Hold) -> None:
+        self.hold = hold
+        self._ways: dict[str, Callable[[Spot], Awaitable[None]]] = {
+            "step": self._step,
+            "human_task": self._human_task,
+            "pipeline": self._sub_pipeline,
+            "parallel": self._parallel,
+            "map": self._map,
+            "branch": self._branch,
+            "loop": self._loop,
+            "fallback": self._fallback,
+        }
+
+    async def run(self) -> None:
+        """Walk from the saved step index to the end."""
+        nodes, index = self.hold.entry.pipeline.nodes, self.hold.head.step_index
+        before = self.hold.document.checkpoint(nodes[index - 1].name) if index else None
+        value = before.output if before is not None else self.hold.document.start.input
+        await self.sequence(nodes, Scope("", self.hold.document.context()), value, start=index)
+
+    async def sequence(self, nodes: Sequence[Node], scope: Scope, value: str, *, start: int = 0) -> str:
+        """Walk nodes one after the other; the output of the last."""
+        for index in range(start, len(nodes)):
+            following = nodes[index + 1] if index + 1 < len(nodes) else None
+            node, path = nodes[index], scope.prefix + nodes[index].name
+            value = await self._visit(Spot(node, path, index, value, scope, following, node.name))
+            if isinstance(node, HumanStep) and self._rejected(path):
+                break  # the steps for a rejection ran in place of all that follows
+        return value
+
+    def _rejected(self, path: str) -> bool:
+        asked = self.hold.document.human_task(path)
+        decision = self.hold.document.decision(path, asked.generation) if asked else None
+        return decision is not None and decision.outcome is DecisionOutcome.REJECTED
+
+    async def _part(self, node: Node, path: str, scope: Scope, value: str) -> str:
+        """Walk one node inside a construct; its segment of the path may differ from its own name."""
+        index = scope.position if scope.position is not None else 0
+        return await self._visit(Spot(node, path, index, value, scope, None, node.name))
+
+    async def _visit(self, spot: Spot) -> str:
+        done = self.hold.document.checkpoint(spot.path)
+        if done is None:
+            if not self.hold.held:
+                raise Ended
+            if self.hold.draining:
+                raise Suspended
+            await self._ways[spot.node.kind](spot)
+            done = self.hold.document.checkpoint(spot.path)
+            assert done is not None  # a way that returns has saved its checkpoint
+        if done.context_changes:
+            spot.scope.fields = fold(spot.scope.fields, json.loads(done.context_changes))
+        return done.output
+
+    # Saving
+
+    async def _save(self, spot: Spot, done: StepDone) -> None:
+        await self.hold.save(done, self._then(spot))
+        if spot.scope.position is None and not self.hold.held and spot.following is not None:
+            raise Ended  # cancelled at this safe point
+
+    def _then(self, spot: Spot) -> Position:
+        """Where the run stands once the node is done; inside a construct the top-level position stays."""
+        path = spot.scope.prefix + spot.following.name if isinstance(spot.following, Step) else None
+        attempt = 1 + self.hold.attempt_number(path) if path else 1
+        head = self.hold.head
+        if spot.scope.position is not None:
+            return Position(head.step_index, head.step_name, path, attempt)
+        name = spot.following.name if spot.following else ""
+        return Position(spot.index + 1, name, path, attempt, finished=spot.following is None)
+
+    async def _join(self, spot: Spot, output: str, fields: Fields, path: str = "") -> None:
+        """Save a construct's own checkpoint: its output, and what the steps inside did to the context."""
+        delta = changes(spot.scope.fields, fields) if fields is not spot.scope.fields else {}
+        began = min((row.started_at for row in self.hold.document.under(spot.path)), default=self.hold.now())
+        done = StepDone(
+            path=path or spot.path,
+            name=spot.name,
+            position=spot.top_index,
+            attempt=0,
+            output=output,
+            context_changes=canonical.dump(delta) if delta else None,
+            started_at=began,
+        )
+        await self._save(spot, done)
+
+    async def _note(self, spot: Spot, path: str, value: Any) -> None:
+        """Save a fact that must stand after a crash before anything is done because of it."""
+        done = StepDone(path, spot.name, spot.top_index, 0, canonical.dump(value), None, self.hold.now())
+        head = self.hold.head
+        await self.hold.save(done, Position(head.step_index, head.step_name))
+
+    def _noted(self, path: str) -> Any:
+        row = self.hold.document.checkpoint(path)
+        return None if row is None else json.loads(row.output)
+
+    async def _ask(self, spot: Spot, function: Callable[..., Any], *values: Any) -> Any:
+        """Call a function that the pipeline's author gave to a gate or a construct; its error is the node's failure."""
+        try:
+            return function(*values)
+        except Exception as error:  # noqa: BLE001  # the seam to user code
+            await self._fail(spot, error)
+
+    async def _fail(self, spot: Spot, error: Exception) -> NoReturn:
+        """A node's own failure: it ends the run unless a construct around it catches it."""
+        what = described(error)
+        if spot.scope.contained:
+            raise Failed(Failure(spot.path, what))
+        await self.hold.commit(transitions.fail_run(spot.path, what, fence=self.hold.fence, now=self.hold.now()))
+        raise Ended
+
+    # Steps and gates
+
+    async def _step(self, spot: Spot) -> None:
+        assert isinstance(spot.node, Step)  # what this way is for
+        done = await run_step(
+            self.hold,
+            Call(spot.node, spot.path, spot.top_index, spot.value, spot.scope.fields, spot.scope.contained),
+        )
+        if isinstance(done, Failure) and spot.scope.contained:
+            raise Failed(done)
+        if not isinstance(done, StepDone):
+            raise Ended
+        await self._save(spot, done)
+
+    async def _human_task(self, spot: Spot) -> None:
+        gate = spot.node
+        assert isinstance(gate, HumanStep)  # what this way is for
+        asked = self.hold.document.human_task(spot.path)
+        if asked is not None and asked.status is TaskStatus.OPEN:
+            raise Suspended
+        if asked is not None and asked.status is TaskStatus.DECIDED:
+            await self._route_rejection(spot, gate)
+            return
+        given = canonical.decode(spot.value, self._type_before(spot))
+        if not await self._ask(spot, gate.asks, given):
+            await self._join(spot, spot.value, spot.scope.fields)
+            return
+        alone = not spot.scope.concurrent
+        question = _question(spot, gate, await self._ask(spot, gate.message_about, given))
+        asking = transitions.raise_human_task(question, alone=alone, fence=self.hold.fence, now=self.hold.now())
+        await self.hold.commit(asking)
+        raise Suspended
+
+    async def _route_rejection(self, spot: Spot, gate: HumanStep) -> None:
+        """The steps for a rejection; at the top level the run ends with them."""
+        if gate.on_reject is None or not self._rejected(spot.path):
+            raise Ended
+        scope = spot.scope.below(f"{spot.path}/", spot.top_index)
+        output = await self.sequence(gate.on_reject.nodes, scope, spot.value)
+        await self._join(replace(spot, following=None), output, scope.fields)
+
+    def _type_before(self, spot: Spot) -> Any:
+        if spot.scope.position is None and spot.index == 0:
+            return self.hold.entry.input_type
+        if spot.scope.position is None:
+            return self.hold.entry.pipeline.nodes[spot.index - 1].output
+        return Any
+
+    # Constructs
+
+    async def _sub_pipeline(self, spot: Spot) -> None:
+        assert isinstance(spot.node, SubPipeline)  # what this way is for
+        scope = spot.scope.below(f"{spot.path}/", spot.top_index)
+        output = await self.sequence(spot.node.pipeline.nodes, scope, spot.value)
+        await self._join(spot, output, scope.fields)
+
+    async def _branch(self, spot: Spot) -> None:
+        node, noted = spot.node, f"{spot.path}#choice"
+        assert isinstance(node, Branch)  # what this way is for
+        choice = self._noted(noted)
+        if choice is None:
+            choice = str(await self._ask(spot, node.choose, canonical.decode(spot.value, self._type_before(spot))))
+            choice = choice if choice in node.branches else node.default or choice
+            if choice not in node.branches:
+                known = ", ".join(node.branches)
+                await self._fail(spot, NoSuchBranch(f"{spot.path!r} chose {choice!r}, which is none of {known}."))
+            await self._note(spot, noted, choice)
+        scope = spot.scope.below(f"{spot.path}/", spot.top_index)
+        output = await self._part(node.branches[choice], f"{spot.path}/{choice}", scope, spot.value)
+        await self._join(spot, output, scope.fields)
+
+    async def _loop(self, spot: Spot) -> None:
+        node, value, fields = spot.node, spot.value, spot.scope.fields
+        assert isinstance(node, Loop)  # what this way is for
+        for number in range(1, node.max_iterations + 1):
+            at = f"{spot.path}#{number}"
+            scope = replace(spot.scope.below(f"{at}/", spot.top_index), fields=fields)
+            value = await self.sequence(node.body.nodes, scope, value)
+            fields = scope.fields
+            verdict = self._noted(f"{at}#verdict")
+            if verdict is None:
+                verdict = bool(await self._ask(spot, node.until, canonical.decode(value, node.output)))
+                await self._note(spot, f"{at}#verdict", verdict)
+            if verdict:
+                await self._join(spot, value, fields)
+                return
+        await self._fail(
+            spot, LoopBoundReached(f"Loop {spot.path!r} ran {node.max_iterations} times without coming to its end.")
+        )
+
+    async def _fallback(self, spot: Spot) -> None:
+        node = spot.node
+        assert isinstance(node, Fallback)  # what this way is for
+        scope = spot.scope.below(f"{spot.path}/", spot.top_index, contained=True)
+        try:
+            output = await self._part(node.primary, f"{spot.path}/{node.primary.name}", scope, spot.value)
+        except Failed:
+            scope = spot.scope.below(f"{spot.path}/", spot.top_index)
+            output = await self._part(node.backup, f"{spot.path}/{node.backup.name}", scope, spot.value)
+        await self._join(spot, output, scope.fields)
+
+    async def _parallel(self, spot: Spot) -> None:
+        node = spot.node
+        assert isinstance(node, Parallel)  # what this way is for
+
+        def branch(name: str, part: Node) -> Callable[[Scope], Awaitable[str]]:
+            return lambda scope: self._part(part, f"{spot.path}/{name}", scope, spot.value)
+
+        works = [branch(name, part) for name, part in node.branches.items()]
+        prefixes = [f"{spot.path}/"] * len(works)
+        outputs, fields = await self._side_by_side(
+            spot, works, prefixes, node.max_concurrency, node.reducers, collects=node.collects
+        )
+        joined = canonical.dump(dict(zip(node.branches, outputs, strict=True)))
+        await self._join(spot, joined, fields)
+
+    async def _map(self, spot: Spot) -> None:
+        node, items = spot.node, json.loads(spot.value)
+        assert isinstance(node, Map)  # what this way is for
+        if not isinstance(items, list):
+            await self._fail(spot, MapInputError(f"{spot.path!r} maps over a list, but got {type(items).__name__}."))
+
+        def item(text: str) -> Callable[[Scope], Awaitable[str]]:
+            return lambda scope: self.sequence(node.body.nodes, scope, text)
+
+        works = [item(canonical.dump(each)) for each in items]
+        prefixes = [f"{spot.path}[{number}]/" for number in range(len(items))]
+        outputs, fields = await self._side_by_side(
+            spot, works, prefixes, node.max_concurrency, node.reducers, collects=node.collects
+        )
+        await self._join(spot, canonical.dump(outputs), fields)
+
+    async def _side_by_side(
+        self,
+        spot: Spot,
+        works: Sequence[Callable[[Scope], Awaitable[str]]],
+        prefixes: Sequence[str],
+        at_once: int,
+        reducers: Reducers,
+        *,
+        collects: bool,
+    ) -> tuple[list[Any], Fields]:
+        """Branches at once, each on a copy of the context; their outputs in order, and the context at the join."""
+        slots = asyncio.Semaphore(at_once)
+        contained = collects or spot.scope.contained
+        scopes = [spot.scope.below(prefix, spot.top_index, contained=contained, concurrent=True) for prefix in prefixes]
+
+        async def one(work: Callable[[Scope], Awaitable[str]], scope: Scope) -> Any:
+            async with slots:
+                try:
+                    output = json.loads(await work(scope))
+                except Failed as failed:
+                    if not collects:
+                        raise
+                    scope.fields = spot.scope.fields
+                    error = failed.failure.error
+                    return {"error": {"type": error.type, "message": error.message}}
+                return {"output": output} if collects else output
+
+        outputs = await _all([one(work, scope) for work, scope in zip(works, scopes, strict=True)])
+        fields = [scope.fields for scope in scopes]
+        return outputs, await self._ask(spot, merge, spot.scope.fields, fields, reducers)
+
+
+class MapInputError(FlujoError):
+    """A map runs over a list. Let the step before it return one."""
+
+    code = "map_input"
+
+
+async def _all(works: Sequence[Awaitable[Any]]) -> list[Any]:
+    """Wait for all. A failure or the end of the run stops the others; a branch that waits does not."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    waits = False
+    try:
+        pending: set[asyncio.Future[Any]] = set(tasks)
+        while pending:
+            finished, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in finished:
+                waits = _suspended(task) or waits
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    if waits:
+        raise Suspended
+    return [task.result() for task in tasks]
+
+
+def _suspended(task: asyncio.Future[Any]) -> bool:
+    """Whether a finished branch waits; any other way not to have a result is raised."""
+    error = task.exception()
+    if error is None:
+        return False
+    if isinstance(error, Suspended):
+        return True
+    raise error
+
+
+def merge(base: Fields, branches: Sequence[Fields], reducers: Reducers) -> Fields:
+    """The context at a join: what each branch changed, in order. Raises `ContextConflict` for a field changed twice."""
+    changed: dict[str, list[Any]] = {}
+    for fields in branches:
+        if fields is not base:
+            for name, value in fields.items():
+                if name not in base or canonical.dump(base[name]) != canonical.dump(value):
+                    changed.setdefault(name, []).append(value)
+    if not changed:
+        return base
+    merged = dict(base)
+    for name, values in changed.items():
+        if len(values) > 1 and name not in reducers:
+            raise ContextConflict(
+                f"{len(values)} branches changed the context field {name!r}. Let one change it, or declare a reducer."
+            )
+        merged[name] = json.loads(canonical.encode(reducers[name](values))) if len(values) > 1 else values[0]
+    return merged
+
+
+def _question(spot: Spot, gate: HumanStep, message: str) -> Question:
+    if spot.following is not None:
+        approved = f"continue with {spot.following.name}"
+    else:
+        approved = "complete the run" if spot.scope.position is None else f"finish {spot.path.rpartition('/')[0]}"
+    rejected = "stop the run"
+    if gate.on_reject is not None:
+        rejected = f"continue with {gate.on_reject.nodes[0].name}, then end the run as rejected"
+    return Question(
+        path=spot.path,
+        name=gate.name,
+        position=spot.top_index,
+        message=message,
+        kind=gate.kind_of_answer,
+        schema="" if gate.answer_schema is None else canonical.dump(gate.answer_schema),
+        candidates="" if gate.candidates is None else canonical.dump(gate.candidates),
+        evidence=spot.value,
+        if_approved=approved[:300],
+        if_rejected=rejected[:300],
+        next_step=spot.following.name if spot.following else "",
+        routes_rejection=gate.on_reject is not None,
+    )
