@@ -50,6 +50,7 @@ def logging_settings(*, level: str, plain: bool) -> dict[str, Any]:
         "loggers": {
             "django": {"handlers": [], "level": level, "propagate": True},
             "django.server": {"handlers": [], "level": level, "propagate": True},
+            "daphne": {"handlers": [], "level": "WARNING", "propagate": True},
             "django.security": {"handlers": [], "level": "INFO", "propagate": True},
         },
     }

@@ -85,7 +85,8 @@ def _proxy_trusted_by_mistake() -> bool:
 
 
 def _policy_unsafe() -> bool:
-    policy = getattr(settings, "CONTENT_SECURITY_POLICY", {}).get("DIRECTIVES", {})
+    setting: dict[str, Any] = getattr(settings, "CONTENT_SECURITY_POLICY", {})
+    policy: dict[str, list[str]] = setting.get("DIRECTIVES", {})
     if not _middleware("CSPMiddleware") or not {"default-src", "script-src", "frame-ancestors", "base-uri"} <= set(
         policy
     ):
@@ -103,7 +104,11 @@ def _security_middleware_late() -> bool:
 
 def _sign_in_unthrottled() -> bool:
     first = settings.AUTHENTICATION_BACKENDS[0]
-    return not first.startswith("axes.") or not _middleware("AxesMiddleware") or not settings.AXES_ENABLED
+    return (
+        not first.startswith("axes.")
+        or not _middleware("AxesMiddleware")
+        or not getattr(settings, "AXES_ENABLED", True)
+    )
 
 
 def _uploads_unlimited() -> bool:
@@ -112,7 +117,8 @@ def _uploads_unlimited() -> bool:
 
 
 def _uploads_readable() -> bool:
-    return settings.FILE_UPLOAD_PERMISSIONS is None or bool(settings.FILE_UPLOAD_PERMISSIONS & 0o077)
+    permissions: int | None = getattr(settings, "FILE_UPLOAD_PERMISSIONS", None)
+    return permissions is None or bool(permissions & 0o077)
 
 
 def _template_options() -> Iterator[dict[str, Any]]:
