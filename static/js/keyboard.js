@@ -1,4 +1,5 @@
-// Keyboard: `?` help, `/` search, `g` and a letter to go, `j`/`k` through a list; silent while someone types.
+// Keyboard: `?` help, `/` search, `g` and a letter to go, `j`/`k` through a list; silent while someone types, and
+// wholly off where the reader says so. Ctrl or Cmd with Enter sends the form one types in.
 const PLACES = { i: "inbox", r: "runs", p: "pipelines", a: "audit", s: "state" };
 const GO_WINDOW_MS = 1500;
 let goUntil = 0;
@@ -39,8 +40,27 @@ const KEYS = {
   r: () => press("[data-key-reject]"),
 };
 
+// The reader's switch, kept in a cookie as the theme is: single keys get in the way of speech input.
+
+let on = !document.cookie.split("; ").includes("keys=off");
+
+for (const box of document.querySelectorAll("[data-keys-switch]")) {
+  box.checked = on;
+  box.addEventListener("change", () => {
+    on = box.checked;
+    document.cookie = `keys=off; Path=/; Max-Age=${on ? 0 : 365 * 24 * 3600}; SameSite=Lax`;
+  });
+}
+
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
+  if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+  const form = event.target.closest("form");
+  const button = form?.querySelector("[data-key-approve]:enabled");
+  if (button) form.requestSubmit(button);
+});
+
+document.addEventListener("keydown", (event) => {
+  if (!on || event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
   if (typing(event.target) || document.querySelector("dialog[open]")) return;
   if (performance.now() < goUntil && event.key in PLACES) {
     goUntil = 0;
