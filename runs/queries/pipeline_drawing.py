@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from flujo.constructs import Construct
 from flujo.human import HumanStep
 from flujo.node import Node
 from flujo.pipeline import Pipeline
@@ -98,10 +99,30 @@ def _rejection(drawing: Drawing, node: HumanStep, x: int, y: int) -> int:
 
 
 def _box(node: Node, x: int, y: int) -> Box:
-    note = asks(node) if isinstance(node, HumanStep) else "step"
+    note = note_of(node)
     label = node.name if len(node.name) <= LONGEST_LABEL else node.name[: LONGEST_LABEL - 1] + "…"
     note = note if len(note) <= LONGEST_LABEL + 6 else note[: LONGEST_LABEL + 5] + "…"
     return Box(x, y, node.name, label, note, isinstance(node, HumanStep))
+
+
+def note_of(node: Node) -> str:
+    """What kind of step it is, in a few words."""
+    if isinstance(node, HumanStep):
+        return asks(node)
+    if isinstance(node, Construct):
+        names = [segment for segment, _ in node.parts()]
+        return _KINDS[node.kind].format(count=len(names), first=names[0], last=names[-1])
+    return "step"
+
+
+_KINDS = {
+    "pipeline": "{count} steps: {first} … {last}",
+    "parallel": "{count} branches at once",
+    "map": "for each item: {first} …",
+    "branch": "one way of {count}",
+    "loop": "again and again: {first} …",
+    "fallback": "else {last}",
+}
 
 
 def asks(node: HumanStep) -> str:
@@ -116,6 +137,8 @@ def sentence(pipeline: Pipeline) -> str:
     said = []
     for number, node in enumerate(pipeline.nodes, start=1):
         part = f"{number}. {node.name}"
+        if isinstance(node, Construct):
+            part += f" ({note_of(node)})"
         if isinstance(node, HumanStep):
             then = "the run stops" if node.on_reject is None else f"go to {sentence(node.on_reject)}"
             part += f", {asks(node)}; if rejected, {then}"

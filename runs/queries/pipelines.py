@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from django.db.models import QuerySet
 from django.http import Http404
 from django.urls import reverse
 from django.utils.http import urlencode
+from flujo.constructs import Construct
 from flujo.errors import PipelineNotFound
 from flujo.human import HumanStep
 from flujo.node import Node
@@ -19,7 +20,7 @@ from flujo.status import RunStatus
 from runs import access
 from runs.models import Run
 from runs.queries.bounded_counts import bounded_counts, count_words
-from runs.queries.pipeline_drawing import Drawing, asks, draw
+from runs.queries.pipeline_drawing import Drawing, asks, draw, note_of
 from runs.queries.run_list import TABS, RunRow, rows_of
 from runs.registry import registry
 
@@ -60,10 +61,12 @@ class StepLine:
     number: int
     name: str
     description: str
+    note: str
     is_human: bool
     asks: str
     answer: str
     on_reject: str
+    parts: list[StepLine]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +157,7 @@ def _card(name: str, counts: dict[str, int], startable: set[str] | None) -> Pipe
         older=versions[1:],
         description=newest.description if newest else "",
         step_count=len(nodes),
-        human_tasks=[node.name for node in nodes if isinstance(node, HumanStep)],
+        human_tasks=[node.name for node in _every(nodes) if isinstance(node, HumanStep)],
         counts=[_count(name, status, label, counts[str(status)]) for status, label in TABS.items()],
         may_start=newest is not None and (startable is None or name in startable),
     )
@@ -163,6 +166,17 @@ def _card(name: str, counts: dict[str, int], startable: set[str] | None) -> Pipe
 def _count(name: str, status: RunStatus, label: str, count: int) -> Count:
     url = reverse("runs:runs") + "?" + urlencode({"status": str(status), "pipeline": name})
     return Count(str(status), label, count_words(count), url, count > 0)
+
+
+def _parts(node: Node) -> list[Node]:
+    return [part for _, part in node.parts()] if isinstance(node, Construct) else []
+
+
+def _every(nodes: Iterable[Node]) -> Iterator[Node]:
+    """The nodes and those inside them."""
+    for node in nodes:
+        yield node
+        yield from _every(_parts(node))
 
 
 _ANSWERS = {"text": "a text", "bool": "approve or reject", "form": "a form"}
@@ -178,8 +192,10 @@ def _line(number: int, node: Node) -> StepLine:
         number=number,
         name=node.name,
         description=node.description,
+        note=note_of(node) if isinstance(node, Construct) else "",
         is_human=human is not None,
         asks=asks(human) if human else "",
         answer=_ANSWERS[human.kind_of_answer] if human else "",
         on_reject=on_reject,
+        parts=[_line(number, part) for number, part in enumerate(_parts(node), 1)],
     )

@@ -18,7 +18,16 @@ from runs.queries.run_header import RunHeader, header
 from runs.queries.run_list import candidates
 from runs.queries.run_steps import Steps, steps
 
+MAX_QUESTIONS = 10
 _WHY = [EventKind.RUN_CANCELLED, EventKind.RUN_CANCEL_REQUESTED, EventKind.RUN_REJECTED]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An open human task and whom it asks; nobody named is anyone who may decide."""
+
+    task: HumanTask
+    asked: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +41,7 @@ class ResumeCard:
     next_number: int
     next_name: str
     holder: str
-    task: HumanTask | None
-    asked: list[str]
+    questions: list[Question]
     ended_by: str
     ended_why: str
     ended_at: datetime | None
@@ -73,7 +81,7 @@ def page(user: access.User, run: Run) -> RunPage:
         resume=_resume(run, shape, stalled=head.stalled),
         steps=listed,
         error=_error(run, listed.failed),
-        result=_result(run, shape, shown=head.shows_values),
+        result=_result(run, shown=head.shows_values),
     )
 
 
@@ -86,7 +94,7 @@ def shape_of(run: Run) -> list[dict[str, Any]]:
 
 def _resume(run: Run, shape: list[dict[str, Any]], *, stalled: bool) -> ResumeCard:
     names = [node["name"] for node in shape]
-    task = HumanTask.objects.filter(run=run, status=TaskStatus.OPEN).defer("evidence", "schema").last()
+    tasks = HumanTask.objects.filter(run=run, status=TaskStatus.OPEN).defer("evidence", "schema")[:MAX_QUESTIONS]
     ended = AuditEvent.objects.filter(run_id=run.pk, kind__in=_WHY).order_by("seq").values_list("actor", "at", "body")
     actor, at, body = _first_with_a_person(list(ended))
     return ResumeCard(
@@ -97,8 +105,7 @@ def _resume(run: Run, shape: list[dict[str, Any]], *, stalled: bool) -> ResumeCa
         next_number=run.step_index + 1,
         next_name=run.step_name,
         holder=str(parse_holder(run.holder) or "a worker"),
-        task=task,
-        asked=candidates(task) if task else [],
+        questions=[Question(task, candidates(task)) for task in tasks],
         ended_by=actor,
         ended_why=json.loads(body)["data"].get("reason", ""),
         ended_at=at,
@@ -119,11 +126,11 @@ def _first_with_a_person(events: list[tuple[str, datetime, str]]) -> tuple[str, 
     return (named or events)[-1] if events else ("", None, '{"data":{}}')
 
 
-def _result(run: Run, shape: list[dict[str, Any]], *, shown: bool) -> Payload:
-    """The output of the last step of a completed run."""
-    if run.status != RunStatus.COMPLETED or not shape:
+def _result(run: Run, *, shown: bool) -> Payload:
+    """What a completed run saved last."""
+    if run.status != RunStatus.COMPLETED:
         return ABSENT
-    outputs = Checkpoint.objects.filter(run=run, path=shape[-1]["name"]).values_list("output", flat=True)
+    outputs = Checkpoint.objects.filter(run=run).order_by("-seq").values_list("output", flat=True)
     return payload(outputs.first(), shown=shown)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -49,6 +50,7 @@ class RunRow:
     step_count: int
     waiting_on: list[str] | None
     task_id: int | None
+    more_tasks: int
     started_at: datetime | None
     seconds: float | None
     owner: str
@@ -153,12 +155,16 @@ def _tabs(visible: QuerySet[Run], asked: RunFilter) -> tuple[list[Tab], int]:
 def rows_of(found: list[Run]) -> list[RunRow]:
     """The runs as rows, in their order, in one query."""
     now = timezone.now()
-    paused = [run.run_id for run in found if run.status == RunStatus.PAUSED]
-    tasks = {task.run_id: task for task in HumanTask.objects.filter(run__in=paused, status=TaskStatus.OPEN)}
-    return [_row(run, tasks.get(run.run_id), now) for run in found]
+    active = [run.run_id for run in found if run.active]
+    open_tasks = HumanTask.objects.filter(run__in=active, status=TaskStatus.OPEN).defer("evidence", "schema")
+    tasks = defaultdict(list)
+    for task in open_tasks:
+        tasks[task.run_id].append(task)
+    return [_row(run, tasks[run.run_id], now) for run in found]
 
 
-def _row(run: Run, task: HumanTask | None, now: datetime) -> RunRow:
+def _row(run: Run, tasks: list[HumanTask], now: datetime) -> RunRow:
+    task = tasks[0] if tasks else None
     started, finished = run.started_at, run.finished_at or now
     return RunRow(
         run_id=run.run_id,
@@ -174,6 +180,7 @@ def _row(run: Run, task: HumanTask | None, now: datetime) -> RunRow:
         step_count=run.step_count,
         waiting_on=candidates(task) if task else None,
         task_id=task.pk if task else None,
+        more_tasks=len(tasks) - 1,
         started_at=started,
         seconds=(finished - started).total_seconds() if started else None,
         owner=run.owner,

@@ -57,6 +57,11 @@ class StepPage:
     earlier: str
     later: str
 
+    @property
+    def why_no_input(self) -> str:
+        """What stands in place of an input that is not stored by itself."""
+        return "Known once the step before it is saved." if self.number else "The step around it passes it on."
+
 
 def page(user: access.User, run: Run, path: str) -> StepPage:
     """The page of the step at `path`. Raises `Http404` when the run has no such step."""
@@ -122,4 +127,4 @@ def _description(run: Run, path: str) -> str:
         return ""
     if entry.fingerprint != run.fingerprint:
         return ""
-    return next((node.description for node in entry.pipeline.nodes if node.name == path), "")
+    return node.description if (node := entry.pipeline.find(path)) else ""

@@ -7,15 +7,21 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
+from django.db.models import Case, IntegerField, Model, QuerySet, Value, When
 from django.db.models.functions import Substr
 from flujo.status import AttemptOutcome, DecisionOutcome, RunStatus, TaskStatus
 
 from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run
 from runs.queries.timeline import Bar, Span, Timeline
 
+INSIDE = re.compile(r"^([^/\[#]+)/?(.*)$", re.DOTALL)
+"""A path's own step of the pipeline, and the rest."""
+M = TypeVar("M", bound=Model)
 PREVIEW = 140
+BOUND = 500
+"""The most rows of each kind: those of the pipeline's own steps first, then the newest ones inside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +38,7 @@ class StepRow:
     started_at: datetime | None
     seconds: float | None
     preview: str
-    actor: str
-    task_id: int | None
+    note: str
     error: str
     bars: list[Bar]
 
@@ -44,6 +49,7 @@ class Steps:
 
     rows: list[StepRow]
     folded_seconds: float
+    cut: bool
     failed: Attempt | None
 
 
@@ -59,11 +65,12 @@ class _Traces:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a row stands: its path, and its number in the pipeline unless it is inside a step."""
+    """Where a row stands: its path, its number unless it is inside a step, whether something inside it has `begun`."""
 
     path: str
     number: int | None
     is_human: bool
+    begun: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,38 +84,49 @@ class _Scene:
 
 def steps(run: Run, shape: list[dict[str, Any]], *, now: datetime, stalled: bool, shows_values: bool) -> Steps:
     """The rows of `run`, whose pipeline has `shape`, in four queries."""
-    scene, traces = _Scene(run, now, stalled), _collect(run)
+    scene, traces, cut = _Scene(run, now, stalled), *_collect(run, [node["name"] for node in shape])
     spans = {path: _spans(trace, now) for path, trace in traces.items()}
-    line = _timeline(run, traces, spans)
+    line = _timeline(run, spans)
     rows = []
     for place in _places(shape, traces):
         bars = [line.bar(since, until, tone) for (since, until), tone in spans.get(place.path, [])]
         row = replace(_row(scene, place, traces.get(place.path, _Traces())), bars=bars)
         rows.append(row if shows_values else replace(row, preview=""))
     folded = sum((until - since).total_seconds() for since, until in line.folded)
-    return Steps(rows, folded, _failed(run, traces))
+    return Steps(rows, folded, cut, _failed(run, traces))
 
 
-def _timeline(run: Run, traces: dict[str, _Traces], spans: dict[str, list[tuple[Span, str]]]) -> Timeline:
+def _timeline(run: Run, spans: dict[str, list[tuple[Span, str]]]) -> Timeline:
     """The scale of all rows; waiting for a person is idle time."""
     every = [span for each in spans.values() for span, _ in each]
-    busy = [span for path, each in spans.items() if traces[path].task is None for span, _ in each]
+    busy = [span for each in spans.values() for span, tone in each if tone not in {"wait", "whole"}]
     start = min((since for since, _ in every), default=run.created_at)
     return Timeline(busy, start=start, end=max((until for _, until in every), default=start))
 
 
-def _collect(run: Run) -> dict[str, _Traces]:
+def _collect(run: Run, tops: list[str]) -> tuple[dict[str, _Traces], bool]:
+    """What is stored at each path, and whether some of what happened inside steps was left out."""
     traces: dict[str, _Traces] = defaultdict(_Traces)
     outputs = Checkpoint.objects.filter(run=run).defer("output", "context_changes")
-    for checkpoint in outputs.annotate(preview=Substr("output", 1, PREVIEW + 1)).order_by("seq"):
+    checkpoints = _newest(outputs.annotate(preview=Substr("output", 1, PREVIEW + 1)), tops, "seq")
+    attempts = _newest(Attempt.objects.filter(run=run), tops, "started_at", "number")
+    tasks = _newest(HumanTask.objects.filter(run=run).defer("evidence", "schema"), tops, "generation")
+    decisions = _newest(Decision.objects.filter(run=run), tops, "generation")
+    for checkpoint in checkpoints:
         traces[checkpoint.path].checkpoint = checkpoint
-    for attempt in Attempt.objects.filter(run=run).order_by("number"):
+    for attempt in attempts:
         traces[attempt.path].attempts.append(attempt)
-    for task in HumanTask.objects.filter(run=run).defer("evidence", "schema").order_by("generation"):
+    for task in tasks:
         traces[task.path].task = task
-    for decision in Decision.objects.filter(run=run).order_by("generation"):
+    for decision in decisions:
         traces[decision.path].decision = decision
-    return traces
+    return traces, BOUND in (len(checkpoints), len(attempts), len(tasks))
+
+
+def _newest(rows: QuerySet[M], tops: list[str], *order: str) -> list[M]:
+    """The rows at the pipeline's own steps and the newest inside them, oldest first."""
+    inside = Case(When(path__in=tops, then=Value(0)), default=Value(1), output_field=IntegerField())
+    return list(rows.order_by(inside, *(f"-{field}" for field in order))[:BOUND])[::-1]
 
 
 def _places(shape: list[dict[str, Any]], traces: dict[str, _Traces]) -> list[_Place]:
@@ -117,30 +135,29 @@ def _places(shape: list[dict[str, Any]], traces: dict[str, _Traces]) -> list[_Pl
     tops = {node["name"] for node in shape}
     for path, trace in traces.items():
         if path not in tops:
-            inner[re.split(r"[/[#]", path)[0]].append(_Place(path, None, trace.task is not None))
+            inner[INSIDE.sub(r"\1", path)].append(_Place(path, None, trace.task is not None))
     places = []
     for number, node in enumerate(shape, start=1):
-        places.append(_Place(node["name"], number, node["kind"] == "human_task"))
-        places += inner.pop(node["name"], [])
+        inside = inner.pop(node["name"], [])
+        places += [_Place(node["name"], number, node["kind"] == "human_task", begun=bool(inside)), *inside]
     return places + [place for left_over in inner.values() for place in left_over]
 
 
 def _row(scene: _Scene, place: _Place, trace: _Traces) -> StepRow:
-    saved, task, last = trace.checkpoint, trace.task, trace.attempts[-1] if trace.attempts else None
+    saved, last = trace.checkpoint, trace.attempts[-1] if trace.attempts else None
     started = _started(trace)
     return StepRow(
         path=place.path,
-        name=saved.name if saved else place.path.rpartition("/")[2],
+        name=place.path if place.number else INSIDE.sub(r"\2", place.path),
         number=place.number,
         is_human=place.is_human,
-        state=_state(scene, trace),
+        state=_state(scene, place, trace),
         is_next=place.number == scene.run.step_index + 1 and scene.run.active,
         attempts=len(trace.attempts),
         started_at=started,
         seconds=(_end(trace, scene.now) - started).total_seconds() if started else None,
         preview=_preview(saved),
-        actor=trace.decision.actor if trace.decision else "",
-        task_id=task.pk if task else None,
+        note=_note(place, trace),
         error=f"{last.error_type}: {last.error_message}" if last and last.error_type and not saved else "",
         bars=[],
     )
@@ -152,6 +169,15 @@ def _started(trace: _Traces) -> datetime | None:
     if trace.attempts:
         return trace.attempts[0].started_at
     return trace.checkpoint.started_at if trace.checkpoint else None
+
+
+def _note(place: _Place, trace: _Traces) -> str:
+    """Who decided, that nobody had to, or how often it was tried."""
+    if trace.decision is not None:
+        return f"by {trace.decision.actor or 'a program'}"
+    if place.is_human and trace.checkpoint is not None and trace.task is None:
+        return "nobody was asked"
+    return f"{len(trace.attempts)} attempts" if len(trace.attempts) > 1 else ""
 
 
 def _preview(saved: Checkpoint | None) -> str:
@@ -167,20 +193,27 @@ def _end(trace: _Traces, now: datetime) -> datetime:
     return (trace.attempts[-1].finished_at if trace.attempts else None) or now
 
 
-def _state(scene: _Scene, trace: _Traces) -> str:
+def _state(scene: _Scene, place: _Place, trace: _Traces) -> str:
     """The word of `display.STATE_BADGES` that says how the step stands."""
     if trace.task is not None:
         return _state_of_question(trace.task, trace.decision)
     if trace.checkpoint is not None:
         return RunStatus.COMPLETED
     if not trace.attempts:
-        return "not_started"
+        return _state_of_the_run(scene) if place.begun else "not_started"
     last = trace.attempts[-1]
     if last.outcome is not None:
         return str(last.outcome)
     if scene.run.status == RunStatus.RUNNING:
         return "stalled" if scene.stalled else RunStatus.RUNNING
     return RunStatus.CANCELLED if scene.run.status == RunStatus.CANCELLED else AttemptOutcome.LOST
+
+
+def _state_of_the_run(scene: _Scene) -> str:
+    """How a step stands that holds others, some of which have begun: as its run does."""
+    if scene.stalled:
+        return "stalled"
+    return "needs_person" if scene.run.status == RunStatus.PAUSED else str(scene.run.status)
 
 
 def _state_of_question(task: HumanTask, decision: Decision | None) -> str:
@@ -197,6 +230,8 @@ def _spans(trace: _Traces, now: datetime) -> list[tuple[Span, str]]:
     """When something happened at the path, and in which tone it is drawn."""
     if trace.task is not None:
         return [((trace.task.raised_at, trace.task.closed_at or now), "wait")]
+    if trace.checkpoint is not None and not trace.attempts:
+        return [((trace.checkpoint.started_at, trace.checkpoint.finished_at), "whole")]
     done = trace.checkpoint.attempt if trace.checkpoint else None
     spans = []
     for attempt in trace.attempts:

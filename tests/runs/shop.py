@@ -52,3 +52,6 @@ registry.register(price >> ask >> ship, name="shop", version="1.0.0", descriptio
 registry.register(price >> ask_or_notify >> ship, name="shop", version="1.1.0", description="Sells things kindly.")
 registry.register(read, name="shop-anything", version="1.0.0")
 registry.register(tick, name="shop-nothing", version="1.0.0")
+
+whole = Step.parallel("both", {"price": price, "check": price >> ask}) >> Step.map_over("each", notify)
+registry.register(whole, name="shop-whole", version="1.0.0", description="Steps that hold others.")

@@ -81,6 +81,14 @@ def test_detail_shows_steps_candidates_versions_and_recent_runs(client: Client) 
     assert "Chairs" in words
 
 
+def test_detail_shows_the_steps_inside_a_step_and_whom_they_ask(viewer: User, sign_in: SignIn) -> None:
+    words = words_of(sign_in(viewer), "/pipelines/shop-whole/")
+    assert re.search(
+        r"1 both 2 branches at once 1 price .* 2 check 2 steps: price … approve .* Asks group finance", words
+    )
+    assert "asks a person at approve" in words_of(sign_in(viewer), "/pipelines/")
+
+
 def test_detail_names_a_version_that_does_not_exist(client: Client) -> None:
     assert "shop has no version 9.0.0. Registered: 1.1.0, 1.0.0. Shown is the newest." in words_of(
         client, "/pipelines/shop/?version=9.0.0", status=422

@@ -118,8 +118,34 @@ def test_step_inside_another_step_stands_below_it(client: Client) -> None:
     run = factories.rejected_run("r1")
     factories.checkpoint(run, "notify", position=2, path="approve/notify")
     page = client.get("/runs/r1/").content.decode()
-    assert page.index('id="step-link-approve"') < page.index('id="step-link-approve/notify"')
-    assert page.index('id="step-link-approve/notify"') < page.index('id="step-link-post"')
+    assert page.index('data-path="approve"') < page.index('data-path="approve/notify"')
+    assert page.index('data-path="approve/notify"') < page.index('data-path="post"')
+
+
+def test_step_that_holds_others_stands_as_its_run_does_until_it_is_saved(client: Client) -> None:
+    run = factories.run("r1", status="paused", steps=["both", "post"])
+    for path in ("both/left/ask", "both/right/ask"):
+        factories.human_task(run, path=path, name="ask", candidates=[path[5:-4]])
+    page = words_of(client, "/runs/r1/")
+    assert re.search(
+        r"1 both Needs a person .* left/ask Needs a person .* right/ask Needs a person .* 2 post Not started", page
+    )
+    assert re.search(r"Waiting for L left since .* and for R right since", page)
+    assert re.search(r"L left and 1 more", words_of(client, "/runs/"))
+
+
+def test_steps_inside_a_step_are_cut_when_there_are_too_many_and_the_pipeline_s_own_stay(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runs.queries.run_steps.BOUND", 6)
+    run = factories.completed_run("r1")
+    for number in range(9):
+        factories.checkpoint(run, "item", position=0, seq=20 + number, path=f"parse[{number}]/item")
+    page = client.get("/runs/r1/").content.decode()
+    assert re.findall(r'data-path="([^"]+)"', page) == [
+        "parse", "parse[7]/item", "parse[8]/item", "price", "approve", "post"
+    ]  # fmt: skip
+    assert "Only the newest of what happened inside the steps is listed." in page
 
 
 # Who may see what
