@@ -17,8 +17,8 @@ from tests.e2e.site import Site, prepare
 
 HERE = Path(__file__).parent
 CHROMIUM = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update",
+    "--disable-background-networking", "--disable-sync",
 ]  # fmt: skip
 PATIENCE_MS = 15_000
 Sites = Callable[..., Site]
@@ -33,8 +33,7 @@ class Person:
         self.problems: list[str] = []
         context.set_default_timeout(PATIENCE_MS)
         if name:
-            cookie = {"name": "flujo", "value": site.sessions[name], "url": site.url, "httpOnly": True, "sameSite": "Lax"}
-            context.add_cookies([cookie])  # type: ignore[list-item]  # a plain dictionary is what it takes
+            context.add_cookies([{"name": "flujo", "value": site.sessions[name], "url": site.url, "sameSite": "Lax"}])
         self.page = self.open_page()
 
     def open_page(self) -> Page:

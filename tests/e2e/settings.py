@@ -1,4 +1,4 @@
-"""The settings of the servers that the browser tests start: the site's own, with pipelines that can be watched and held."""
+"""The settings of the servers that browser tests start: the site's own, with pipelines that can be watched and held."""
 
 from flujo_site.settings import *  # noqa: F403  # a settings module is its names
 from flujo_site.settings import INSTALLED_APPS

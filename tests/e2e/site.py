@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 from flujo.records import AuditEvent
@@ -126,7 +126,7 @@ class Site:
         self.process = None
         return status
 
-    def __enter__(self) -> Site:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -192,6 +192,10 @@ class Site:
             database_url=self.database_url,
         )  # fmt: skip
         return list(json.loads(printed))
+
+    def run_python(self, statement: str) -> None:
+        """Do something to the store from another process, with Django set up."""
+        python(self.folder, "-c", f"import django; django.setup(); {statement}", database_url=self.database_url)
 
     def histories(self) -> Iterable[list[AuditEvent]]:
         """Each run's audit events, for the check at the end of the suite."""

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Barrier
 
 import pytest
@@ -70,17 +71,21 @@ def test_two_processes_decide_fifty_times_and_each_time_one_wins(
             for number, run_id in enumerate(runs):
                 path = f"/inbox/{site.open_task(run_id)}/"
                 outcome = ["approved", "rejected"] if number % 2 else ["approved", "approved"]
-                answers = list(threads.map(lambda who, what: _decide(who, path, what, barrier), people, outcome))
+                answers = list(threads.map(partial(_decide, path, barrier), people, outcome))
                 assert sorted(answer.status for answer in answers) == [303, 409], [a.text[:500] for a in answers]
         sql = "SELECT run_id FROM flujo_runs_decision"
         assert Counter(run_id for (run_id,) in site.rows(sql)) == dict.fromkeys(runs, 1)
         for run_id in runs:
-            wait_for(lambda: site.status(run_id) in {"completed", "cancelled"}, f"{run_id} to end")
+            wait_for(partial(_ended, site, run_id), f"{run_id} to end")
     assert "locked" not in site.said + second.said
     assert "Traceback" not in site.said + second.said
 
 
-def _decide(who: Client, path: str, outcome: str, barrier: Barrier) -> Answer:
+def _ended(site: Site, run_id: str) -> bool:
+    return site.status(run_id) in {"completed", "cancelled"}
+
+
+def _decide(path: str, barrier: Barrier, who: Client, outcome: str) -> Answer:
     values = who.form(path, "decision")
     values |= {"outcome": outcome, "reason": "At the same time."}
     barrier.wait(60)

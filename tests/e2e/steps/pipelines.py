@@ -104,4 +104,5 @@ registry.register(
     version="1.0.0",
 )  # fmt: skip
 
-registry.register(Step.human_in_the_loop("sign", message_for_user="Sign?", input_schema=bool), name="sign", version="1.0.0")
+sign = Step.human_in_the_loop("sign", message_for_user="Sign?", input_schema=bool)
+registry.register(sign, name="sign", version="1.0.0")

@@ -1,0 +1,226 @@
+"""Live pages: what is typed stays, a dead socket is admitted, and the page catches up."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, WebSocketRoute, expect
+
+from tests.e2e.conftest import Person, Sites
+from tests.e2e.site import Site, wait_for
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+People = Callable[..., Person]
+ORDER = {"item": "lamp", "quantity": 1}
+SOCKET = "**/ws/live/"
+LIVE = {"timeout": 15_000}
+WITHIN_20_S = {"timeout": 20_000}
+
+
+def chip(page: Page, state: str, timeout: float = 15_000) -> None:
+    expect(page.locator("[data-live-chip]")).to_have_attribute("data-state", state, timeout=timeout)
+
+
+def stays_loaded(page: Page) -> None:
+    page.evaluate("window.stillHere = true")
+
+
+def was_not_reloaded(page: Page) -> bool:
+    return bool(page.evaluate("window.stillHere === true"))
+
+
+def held_run(site: Site) -> str:
+    """A run whose second step waits to be released."""
+    site.hold("price")
+    [run_id] = site.start_runs("orders", value=ORDER)
+    wait_for(lambda: site.effects[run_id, "price"], "the second step to begin")
+    return run_id
+
+
+def test_typed_decision_survives_live_traffic(site: Site, person: People) -> None:
+    [run_id] = site.start_runs("orders", value=ORDER)
+    page = person(site, "approver").goto(f"/inbox/{site.open_task(run_id)}/")
+    chip(page, "live")
+    typed = "A reason with thought behind it. " * 10
+    reason = page.get_by_label("Reason")
+    reason.fill(typed)
+    page.get_by_label("Amount").fill("12")
+    reason.focus()
+    page.evaluate(
+        """() => {
+            const field = document.querySelector("#decision-reason");
+            field.setSelectionRange(40, 40);
+            field.dataset.same = "node";
+            document.querySelectorAll("details").forEach((it) => { it.open = true; });
+            scrollTo(0, 50);
+            window.fetched = 0;
+            document.body.addEventListener("htmx:afterRequest", () => { window.fetched += 1; });
+        }"""
+    )
+    scroll = page.evaluate("scrollY")
+    opened = page.locator("main details[open]").count()
+    site.start_runs("orders", 10, ORDER)  # the inbox's count follows; the run's own topic is announced by hand
+    for _ in range(20):
+        page.evaluate("run => document.body.dispatchEvent(new CustomEvent(`live:run:${run}`))", run_id)
+        page.wait_for_timeout(100)
+    expect(page.locator("#nav-inbox-count")).to_contain_text("11", **LIVE)
+    assert page.evaluate("window.fetched") > 3
+    expect(reason).to_have_value(typed)
+    expect(page.get_by_label("Amount")).to_have_value("12")
+    assert page.evaluate("document.activeElement.dataset.same") == "node"
+    assert page.evaluate("document.activeElement.selectionStart") == 40
+    assert page.locator("main details[open]").count() == opened
+    assert page.evaluate("scrollY") == scroll
+
+
+@pytest.mark.parametrize("code", [1000, 4000])
+def test_page_reconnects_and_catches_up_after_the_server_closed_the_socket(
+    site: Site, person: People, code: int
+) -> None:
+    sockets: list[WebSocketRoute] = []
+
+    def connected(socket: WebSocketRoute) -> None:
+        socket.connect_to_server()
+        sockets.append(socket)
+
+    run_id = held_run(site)
+    somebody = person(site, "operator")
+    somebody.page.route_web_socket(SOCKET, connected)
+    page = somebody.goto(f"/runs/{run_id}/")
+    chip(page, "live")
+    stays_loaded(page)
+    page.evaluate(
+        """() => new MutationObserver(() => {}).observe(document.body, { childList: true, subtree: true })"""
+    )
+    sockets[0].close(code=code)
+    site.release("price")
+    expect(page.locator("main")).to_contain_text("Needs a person", **WITHIN_20_S)
+    wait_for(lambda: page.wait_for_timeout(50) or len(sockets) > 1, "the page to reconnect")
+    chip(page, "live")
+    assert was_not_reloaded(page)
+
+
+def test_page_polls_and_says_so_when_the_socket_is_refused(site: Site, person: People) -> None:
+    run_id = held_run(site)
+    somebody = person(site, "operator")
+    somebody.page.route_web_socket(SOCKET, lambda socket: socket.close(code=4000))
+    somebody.page.clock.install()
+    page = somebody.goto(f"/runs/{run_id}/")
+    stays_loaded(page)
+    wait_for(lambda: page.clock.run_for(1000) or _state(page) == "polling", "the page to poll")
+    expect(page.locator("[data-live-chip]")).to_contain_text("Checking every 15 s")
+    site.release("price")
+    site.await_status(run_id, "paused")
+    page.clock.run_for(16_000)
+    expect(page.locator("main")).to_contain_text("Needs a person", **LIVE)
+    assert was_not_reloaded(page)
+
+
+def test_page_admits_being_offline_and_is_live_again_when_the_server_is_back(new_site: Sites, person: People) -> None:
+    site = new_site().start()
+    run_id = held_run(site)
+    somebody = person(site, "operator")
+    somebody.page.clock.install()
+    page = somebody.goto(f"/runs/{run_id}/")
+    chip(page, "live")
+    stays_loaded(page)
+    site.kill()
+    seen: list[str] = []
+
+    def offline() -> bool:
+        page.clock.run_for(1000)
+        state = _state(page)
+        if state not in seen:
+            seen.append(state)
+        return state == "offline"
+
+    wait_for(offline, "the page to say that it is offline", 60)
+    assert seen == ["live", "reconnecting", "offline"]
+    expect(page.locator("[data-live-chip]")).to_have_text(re.compile(r"Offline — data from \d\d:\d\d:\d\d UTC"))
+
+    site.release("price")
+    site.start()
+    wait_for(lambda: page.clock.run_for(1000) or _state(page) == "live", "the page to be live again", 60)
+    page.clock.run_for(2000)
+    site.await_status(run_id, "paused")
+    wait_for(lambda: page.clock.run_for(500) or "Needs a person" in page.locator("main").inner_text(), "the new state")
+    assert was_not_reloaded(page)
+
+
+def _state(page: Page) -> str:
+    return page.locator("[data-live-chip]").get_attribute("data-state") or ""
+
+
+def test_page_notices_a_socket_that_went_silent(site: Site, person: People) -> None:
+    sockets: list[WebSocketRoute] = []
+
+    def silent(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+        first = not sockets
+        sockets.append(socket)
+        server.on_message(lambda text: None if first and '"ok"' not in str(text) else socket.send(text))
+
+    run_id = held_run(site)
+    somebody = person(site, "operator")
+    somebody.page.route_web_socket(SOCKET, silent)
+    somebody.page.clock.install()
+    page = somebody.goto(f"/runs/{run_id}/")
+    chip(page, "live")
+    site.release("price")
+    site.await_status(run_id, "paused")
+    assert "Needs a person" not in page.locator("main").inner_text()
+    page.clock.run_for(46_000)
+    wait_for(lambda: page.clock.run_for(500) or len(sockets) > 1, "the page to give the silent socket up")
+    wait_for(lambda: page.clock.run_for(500) or "Needs a person" in page.locator("main").inner_text(), "the new state")
+
+
+def test_page_says_that_its_session_ended_and_recovers_after_signing_in_again(site: Site, person: People) -> None:
+    somebody = person(site, "operator")
+    page = somebody.goto("/runs/")
+    chip(page, "live")
+    stays_loaded(page)
+    other = somebody.open_page()
+    other.goto(site.url + "runs/")
+    other.locator("details.menu summary").click()
+    other.get_by_role("button", name="Sign out").click()
+    expect(other.get_by_label("User name")).to_be_visible()
+    chip(page, "signed-out", 20_000)
+    other.get_by_label("User name").fill("operator")
+    other.get_by_label("Password").fill("operator-demo")
+    other.get_by_role("button", name="Sign in").click()
+    expect(other.locator("[data-live-chip]")).to_be_visible()
+    page.evaluate("dispatchEvent(new Event('focus'))")
+    chip(page, "live")
+    assert was_not_reloaded(page)
+
+
+def test_part_that_holds_the_focus_is_not_replaced_but_offers_its_update(site: Site, person: People) -> None:
+    run_id = held_run(site)
+    page = person(site, "operator").goto(f"/runs/{run_id}/")
+    chip(page, "live")
+    link = page.locator("#run-live .step-row__name").first
+    link.focus()
+    link.evaluate("(node) => { node.dataset.same = 'node' }")
+    site.release("price")
+    show = page.get_by_role("button", name="Updated — show")
+    expect(show).to_be_visible(**LIVE)
+    assert page.evaluate("document.activeElement.dataset.same") == "node"
+    show.click()
+    expect(page.locator("main")).to_contain_text("Needs a person", **LIVE)
+    expect(show).to_have_count(0)
+    expect(page.locator("#run-live")).to_be_focused()
+
+
+def test_page_of_a_run_that_may_no_longer_be_seen_loses_its_values(site: Site, person: People) -> None:
+    [run_id] = site.start_runs("orders", value=ORDER)
+    site.open_task(run_id)
+    page = person(site, "operator").goto(f"/runs/{run_id}/")
+    chip(page, "live")
+    expect(page.locator("#run-live")).to_contain_text("lamp")
+    site.run_python(
+        "from runs.models import PipelineGrant; PipelineGrant.objects.filter(group__name='operators').delete()"
+    )
+    expect(page.locator("#run-live")).to_have_text("No longer available.", timeout=30_000)
+    assert "lamp" not in page.locator("#run-live").inner_text()
