@@ -49,7 +49,7 @@ def parse(request: IntakeRequest, context: IntakeContext, ctx: StepContext) -> I
         text = invoices.decode(opened.read(), file=file)
     parsed = invoices.parse(text, file=file, limit=request.limit)
     context.file, context.invoice_count = file, len(parsed.invoices)
-    ctx.describe(title=f"{len(parsed.invoices)} invoices from {file[:100]}")
+    ctx.describe(title=ctx.title or f"{len(parsed.invoices)} invoices from {file[:100]}")
     return parsed
 
 
@@ -113,7 +113,7 @@ class ReleaseRequest(Record):
 def inspect(request: ReleaseRequest, ctx: StepContext) -> Facts:
     """Look at the git checkout."""
     folder = checkout.find(request.repository)
-    ctx.describe(title=f"Release {request.version} of {folder.name[:100]}", tags=["release"])
+    ctx.describe(title=ctx.title or f"Release {request.version} of {folder.name[:100]}", tags=["release"])
     return release.inspect(folder, request.version)
 
 
@@ -155,7 +155,7 @@ class ExportRequest(Record):
 def collect(request: ExportRequest, ctx: StepContext) -> Collected:
     """Collect every row about the person."""
     collected = export.collect(request.email)
-    ctx.describe(title=f"Data of customer {collected.subject}", tags=["privacy"])
+    ctx.describe(title=ctx.title or f"Data of customer {collected.subject}", tags=["privacy"])
     return collected
 
 

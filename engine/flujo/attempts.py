@@ -91,6 +91,7 @@ async def _attempt(hold: Hold, call: Call, number: int) -> StepDone:
     control = StepContext(
         run_id=hold.head.run_id,
         path=call.path,
+        title=hold.head.title,
         attempt=number,
         fencing_token=hold.fence,
         output_of=lambda name: output_of(hold, call.path, name),

@@ -429,7 +429,9 @@ def _question(spot: Spot, gate: HumanStep, message: str) -> Question:
         position=spot.top_index,
         message=message,
         kind=gate.kind_of_answer,
-        schema="" if gate.answer_schema is None else canonical.dump(gate.answer_schema),
+        schema=""
+        if gate.answer_schema is None
+        else json.dumps(gate.answer_schema, ensure_ascii=False),  # in declared order
         candidates="" if gate.candidates is None else canonical.dump(gate.candidates),
         evidence=spot.value,
         if_approved=approved[:300],
