@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from flujo.status import DecisionOutcome
 
-from runs.forms import SchemaForm
+from runs.forms import Problem, SchemaForm
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, QueryDict
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from runs.queries.human_task import RequestPage
 
 REASON_ID, TEXT_ID = "decision-reason", "decision-answer"
-MAX_TEXT = 100_000
+NO_REASON = "Say why you reject: it is kept with the run and in the audit."
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class DecisionForm:
     user: User
     sent: QueryDict | None = None
     fields: SchemaForm | None = None
-    errors: list[tuple[str, str]] = field(default_factory=list)
+    errors: list[Problem] = field(default_factory=list)
 
     @classmethod
     def of(cls, page: RequestPage, request: HttpRequest) -> DecisionForm:
@@ -101,17 +101,28 @@ class DecisionForm:
         """Whether a button inside the typed form was pressed (add a row, remove one): nothing is decided."""
         return self.fields is not None and self.fields.is_row_action
 
+    @property
+    def problems(self) -> list[Problem]:
+        """Everything to correct, in the order of the page."""
+        return [*(self.fields.errors_summary if self.fields is not None else []), *self.errors]
+
+    @property
+    def reason_is_missing(self) -> bool:
+        return any(problem.id == REASON_ID for problem in self.errors)
+
+    @property
+    def text_is_missing(self) -> bool:
+        return any(problem.id == TEXT_ID for problem in self.errors)
+
     def complete(self) -> bool:
         """Whether everything the chosen button needs is there; else `errors` says what is missing."""
         if self.changes_rows:
             return False
         if self.outcome == DecisionOutcome.REJECTED:
             if not self.reason:
-                self.errors.append(
-                    (REASON_ID, "Give a reason for rejecting: it is kept with the run and in the audit.")
-                )
+                self.errors.append(Problem(REASON_ID, "Reason", NO_REASON))
         elif self.page.task.kind == "text" and not self.text.strip():
-            self.errors.append((TEXT_ID, "Write an answer."))
+            self.errors.append(Problem(TEXT_ID, "Answer", "Write an answer."))
         elif self.fields is not None and not self.fields.is_valid():
             return False
         return not self.errors
@@ -122,7 +133,7 @@ class DecisionForm:
         if self.fields is not None and found:
             self.fields.add_errors(found)
         elif found:
-            self.errors.append((TEXT_ID, error.message))
+            self.errors.append(Problem(TEXT_ID, "Answer", error.message))
 
     def _text(self, name: str) -> str:
         return self.sent.get(name, "") if self.sent is not None else ""

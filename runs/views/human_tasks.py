@@ -99,7 +99,7 @@ def _done(request: HttpRequest, page: RequestPage, outcome: DecisionOutcome) -> 
     effect = page.task.if_rejected if rejected else page.task.if_approved
     following = inbox.next_open(request.user, InboxFilter(), after=page.task.pk)
     return format_html(
-        '{}: the run will {}. <a href="{}">Follow the run</a>{}',
+        '{}. Next: {}. <a href="{}">Follow the run</a>{}',
         what,
         effect,
         reverse("runs:run", args=[page.run.pk]),

@@ -28,8 +28,8 @@ document.body.addEventListener("htmx:configRequest", (event) => {
 document.body.addEventListener("htmx:sendError", (event) => ofForm(event) && say(TEXTS.network));
 document.body.addEventListener("htmx:responseError", (event) => ofForm(event) && say(TEXTS.server));
 document.body.addEventListener("htmx:beforeSwap", (event) => {
-  const { xhr, elt } = event.detail;
+  const { xhr, requestConfig } = event.detail;
   if (!xhr.responseURL || new URL(xhr.responseURL).pathname !== signInPath) return;
   event.detail.shouldSwap = false;
-  if (elt.matches("form")) say(TEXTS.session);
+  if (requestConfig.elt.matches("form")) say(TEXTS.session);
 });

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.http import HttpResponse
 from django.test import Client
 from flujo import PipelineRegistry, Step, step
 from flujo.status import DecisionOutcome, RunStatus, TaskStatus
@@ -76,9 +75,9 @@ def _read(client: Client, task: HumanTask, status: int = 200) -> str:
     return answer.content.decode()
 
 
-def _send(client: Client, task: HumanTask, outcome: str = "approved", **changes: Any) -> HttpResponse:
+def _send(client: Client, task: HumanTask, outcome: str = "approved", **changes: Any) -> Any:
     sent = {"generation": task.generation, "digest": task.digest, "key": "key-1", "outcome": outcome, "reason": ""}
-    return client.post(f"/inbox/{task.pk}/decide/", sent | changes)  # type: ignore[return-value]  # test response
+    return client.post(f"/inbox/{task.pk}/decide/", sent | changes)
 
 
 def _undecided(task: HumanTask) -> bool:
@@ -205,7 +204,7 @@ def test_approval_is_recorded_and_wakes_the_run(sign_in: SignIn, operator: User,
     )  # fmt: skip
     assert Run.objects.get(pk=task.run_id).status == RunStatus.QUEUED
     html = _read(client, task)
-    for words in ("Approved: the run will continue with post.", f"/runs/{task.run_id}/", f"/inbox/{following.pk}/"):
+    for words in ("Approved. Next: continue with post.", f"/runs/{task.run_id}/", f"/inbox/{following.pk}/"):
         assert words in html
 
 
@@ -280,7 +279,7 @@ def test_decision_that_came_second_is_409_and_keeps_its_text(sign_in: SignIn, op
     for words in ("ben was faster", "My long reason", "What you entered, not recorded"):
         assert words in html
     assert 'name="outcome"' not in html
-    assert "Rejected: the run" not in html
+    assert "Next:" not in html
     assert Decision.objects.get(run=task.run).actor == "ben"
     assert SiteEvent.objects.filter(kind="decision.refused", actor="otto").count() == 1
 

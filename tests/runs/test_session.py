@@ -8,7 +8,15 @@ import re
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client, RequestFactory
-from flujo.errors import AlreadyDecided, HumanTaskClosed, InvalidAnswer, NotAllowed, OutcomeUnknown, RunNotFound
+from flujo.errors import (
+    AlreadyDecided,
+    FlujoError,
+    HumanTaskClosed,
+    InvalidAnswer,
+    NotAllowed,
+    OutcomeUnknown,
+    RunNotFound,
+)
 
 from runs.views import errors
 from tests.runs import factories
@@ -97,11 +105,11 @@ def test_htmx_swaps_the_answers_that_carry_a_page_and_stores_none(sign_in: SignI
     ],
 )  # fmt: skip
 def test_an_error_has_one_status_and_its_sentence_on_the_page(
-    error: Exception, status: int, rf: RequestFactory
+    error: FlujoError, status: int, rf: RequestFactory
 ) -> None:
     request = rf.get("/")
     request.user = User(username="ana")
-    answer = errors.respond(request, error, "components/_problem.html", {"sentence": str(error)})  # type: ignore[arg-type]
+    answer = errors.respond(request, error, "components/_problem.html", {"sentence": str(error)})
     assert answer.status_code == status
     assert str(error).split(":")[0].encode() in answer.content
 
