@@ -56,6 +56,9 @@ FACTS: dict[str, str] = {
     "fence": "fencing token",
     "will_retry": "will be retried",
     "error_type": "error",
+    "is_active": "active",
+    "is_staff": "staff",
+    "is_superuser": "superuser",
 }
 
 
@@ -87,4 +90,6 @@ def summary(kind: str, data: dict[str, Any]) -> str:
 
 
 def _listed(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value).lower()
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

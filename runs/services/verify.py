@@ -16,7 +16,7 @@ from flujo.batch import GENESIS, chained
 from runs.models import AuditEvent, Run, SiteEvent, Tombstone
 from runs.services.verify_rows import Problem, row_problems
 
-AT_ONCE = 200
+AT_ONCE = 500
 SHOWN = 20
 SIGNED = ("run_id", "seq", "kind", "actor", "path", "fence")
 

@@ -14,7 +14,8 @@ from flujo.status import EventKind
 
 from runs.models import AuditEvent, Checkpoint, Decision, Run
 
-AT_ONCE = 200
+AT_ONCE = 500
+EVENT = ("run_id", "seq", "kind", "path", "actor", "body")
 Row = Any
 
 
@@ -36,11 +37,11 @@ class Problem:
 
 def row_problems() -> Iterator[Problem]:
     """What differs between checkpoints and decisions and their events, in runs that still exist."""
-    for rows in _batches(Checkpoint.objects.order_by("pk")):
+    for rows in _batches(Checkpoint.objects.only("run_id", "seq", "path", "output").order_by("pk")):
         yield from _still_there(_checkpoint_problems(rows))
     for rows in _batches(Decision.objects.order_by("pk")):
         yield from _still_there(_decision_problems(rows))
-    recorded = AuditEvent.objects.filter(
+    recorded = AuditEvent.objects.only(*EVENT).filter(
         Exists(Run.objects.filter(pk=OuterRef("run_id"))),
         kind__in=[EventKind.STEP_COMPLETED, EventKind.DECISION_RECORDED],
     )
@@ -50,7 +51,7 @@ def row_problems() -> Iterator[Problem]:
 
 def _checkpoint_problems(checkpoints: list[Row]) -> Iterator[Problem]:
     seqs = {row.seq for row in checkpoints}
-    found = AuditEvent.objects.filter(run_id__in=_runs(checkpoints), seq__in=seqs)
+    found = AuditEvent.objects.only(*EVENT).filter(run_id__in=_runs(checkpoints), seq__in=seqs)
     events = {(event.run_id, event.seq): event for event in found}
     for row in checkpoints:
         event = events.get((row.run_id, row.seq))
