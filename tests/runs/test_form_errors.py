@@ -111,6 +111,15 @@ def test_an_error_at_a_place_the_form_does_not_have_goes_to_the_summary() -> Non
     assert [problem.message for problem in form.errors_summary] == ["No longer known", "nowhere"]
 
 
+def test_an_error_of_an_optional_model_is_said_where_the_model_is_seen() -> None:
+    schema = Order.model_json_schema()
+    initial = {**GOOD, "gift": {"item": "ab", "amount": "1"}}
+    given = SchemaForm(schema, data=page(SchemaForm(schema, initial=initial)).posted())
+    given.add_errors([{"loc": ("gift",), "msg": "Not on Sundays."}])
+    assert given.errors_summary == [("f-gift-0", "Gift", "Not on Sundays.")]
+    assert "f-gift-0.error" in page(given).ids
+
+
 def test_an_error_of_a_single_value_is_said_at_the_value() -> None:
     data = QueryDict(mutable=True)
     data["f-value"] = "-5"

@@ -266,3 +266,8 @@ class TestDisabled:
         data = page(SchemaForm(EVERYTHING)).posted(f__text="too late")
         shown = page(SchemaForm(EVERYTHING, data=data, disabled=True))
         assert shown.control("f-text").attrs["value"] == "too late"
+
+    def test_a_disabled_form_refuses_even_a_good_answer(self) -> None:
+        data = QueryDict("f-value=5")
+        assert SchemaForm({"type": "integer"}, data=data).is_valid()
+        assert not SchemaForm({"type": "integer"}, data=data, disabled=True).is_valid()

@@ -97,6 +97,7 @@ VALUES: list[tuple[Any, Any]] = [
     (Level, Level.HIGH),
     (Literal[1, 2], 2),
     (Literal[1, "1", True], "1"),
+    (Literal[1, "1", True], True),
     (Literal["a"] | None, None),
     (Literal["", "b"], ""),
     (Literal["only"], "only"),
