@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from flujo.verify import verify_chain
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 
 from tests import services
 from tests.e2e.site import Site, prepare
@@ -39,8 +39,12 @@ class Person:
     def open_page(self) -> Page:
         page = self.context.new_page()
         page.on("pageerror", lambda error: self.problems.append(f"{page.url}: {error}"))
-        page.on("console", lambda line: line.type in {"error", "warning"} and self.problems.append(line.text))
+        page.on("console", self._heard)
         return page
+
+    def _heard(self, line: ConsoleMessage) -> None:
+        if line.type in {"error", "warning"}:
+            self.problems.append(line.text)
 
     def goto(self, path: str) -> Page:
         self.page.goto(self.site.url.rstrip("/") + path)
@@ -53,7 +57,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
     if "browser_thread" not in pyfuncitem.fixturenames or HERE not in pyfuncitem.path.parents:
         return None
     names = pyfuncitem._fixtureinfo.argnames
-    thread: ThreadPoolExecutor = pyfuncitem.funcargs["browser_thread"]
+    thread: Any = pyfuncitem.funcargs["browser_thread"]
     thread.submit(pyfuncitem.obj, **{name: pyfuncitem.funcargs[name] for name in names}).result()
     return True
 
@@ -88,10 +92,19 @@ def new_site(template: Path, tmp_path: Path) -> Iterator[Sites]:
                 verify_chain(history)
 
 
+@pytest.fixture(scope="module")
+def shared_site(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with Site.copied(template, tmp_path_factory.mktemp("shared") / "site") as shared:
+        yield shared.start()
+        for history in shared.histories():
+            verify_chain(history)
+
+
 @pytest.fixture
-def site(new_site: Sites) -> Site:
-    """A site on SQLite whose server runs."""
-    return new_site().start()
+def site(shared_site: Site) -> Iterator[Site]:
+    """A site on SQLite whose server runs and which the module's tests share; no step is held after a test."""
+    yield shared_site
+    shared_site.release_all()
 
 
 @pytest.fixture(scope="session")

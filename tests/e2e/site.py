@@ -142,6 +142,10 @@ class Site:
     def release(self, path: str) -> None:
         (self.folder / f"hold-{path}").unlink()
 
+    def release_all(self) -> None:
+        for file in self.folder.glob("hold-*"):
+            file.unlink()
+
     @property
     def effects(self) -> Counter[tuple[str, str]]:
         """How often each step of each run began, by (run id, path)."""
@@ -155,7 +159,7 @@ class Site:
         """The rows of a query with `?` for values."""
         if self.database_url:
             with psycopg.connect(self.database_url) as postgres:
-                return postgres.execute(sql.replace("?", "%s"), values).fetchall()  # type: ignore[arg-type]  # a test's own text
+                return postgres.execute(sql.replace("?", "%s"), values).fetchall()
         sqlite = sqlite3.connect(f"file:{self.folder / 'data' / 'db.sqlite3'}?mode=ro", uri=True, timeout=20)
         try:
             return sqlite.execute(sql, values).fetchall()

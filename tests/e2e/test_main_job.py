@@ -16,7 +16,7 @@ from tests.e2e.site import Site, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 People = Callable[..., Person]
-LIVE = {"timeout": 15_000}
+LIVE = 15_000
 
 
 def sign_in(page: Page, site: Site, name: str) -> None:
@@ -55,7 +55,7 @@ def test_invoice_intake_is_started_paused_refused_approved_and_completed_in_the_
 
     # It comes to the approver's inbox, which was open before and is not reloaded.
     request = approver.page.locator("#inbox-list a.inbox__subject").first
-    expect(request).to_be_visible(**LIVE)
+    expect(request).to_be_visible(timeout=LIVE)
     assert was_not_reloaded(approver.page)
     request.click()
     expect(approver.page).to_have_url(re.compile(r"/inbox/\d+/$"))
@@ -74,7 +74,7 @@ def test_invoice_intake_is_started_paused_refused_approved_and_completed_in_the_
     expect(approver.page.locator(".messages")).to_contain_text("Answered")
 
     # The operator's page, open all the while, shows the end.
-    expect(operator.page.locator("main")).to_contain_text("Completed", **LIVE)
+    expect(operator.page.locator("main")).to_contain_text("Completed", timeout=LIVE)
     assert was_not_reloaded(operator.page)
     assert site.status(run_id) == "completed"
     assert site.value("SELECT count(*) FROM flujo_runs_decision WHERE run_id = ?", run_id) == 1
@@ -112,13 +112,13 @@ def test_run_killed_in_a_step_goes_on_from_the_saved_step(new_site: Sites, perso
 
     site.release("price")
     site.start()
-    expect(operator.page.locator("main")).to_contain_text("approve", **LIVE)
+    expect(operator.page.locator("main")).to_contain_text("approve", timeout=LIVE)
     site.await_status(run_id, "paused")
     no_committed_step_ran_again(site, run_id, committed, before)
 
     approver = person(site, "approver")
     decide(approver.page, site, run_id)
-    expect(operator.page.locator("main")).to_contain_text("Completed", **LIVE)
+    expect(operator.page.locator("main")).to_contain_text("Completed", timeout=LIVE)
     assert was_not_reloaded(operator.page)
     assert site.effects == {(run_id, "receive"): 1, (run_id, "price"): 2, (run_id, "pack"): 1, (run_id, "ship"): 1}
 
@@ -147,7 +147,7 @@ def test_decision_survives_a_kill_before_the_run_resumes(new_site: Sites, person
     ]
     sent = "SELECT output FROM flujo_runs_checkpoint WHERE run_id = ? AND path = 'ship'"
     assert site.value(sent, run_id) == '"sent for 12"'
-    expect(approver.page.locator("main")).to_contain_text("approver", **LIVE)
+    expect(approver.page.locator("main")).to_contain_text("approver", timeout=LIVE)
 
 
 def test_kills_at_random_moments_repeat_no_committed_step(new_site: Sites) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]  # it ships no types
 from playwright.sync_api import Page, expect
 
-from tests.e2e.conftest import Person, Sites
+from tests.e2e.conftest import Person
 from tests.e2e.site import Site, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -18,11 +18,9 @@ SIZES = {"wide": {"width": 1280, "height": 900}, "narrow": {"width": 320, "heigh
 
 
 @pytest.fixture
-def demo_site(new_site: Sites) -> Site:
-    """A site with the demo's runs, and one that waits for the operator."""
-    site = new_site()
+def demo_site(site: Site) -> Site:
+    """The site with the demo's runs, and a newest one that waits for a person."""
     site.run_python("from flujo_site import demo_runs; demo_runs.create()")
-    site.start()
     [run_id] = site.start_runs("orders", value={"item": "lamp", "quantity": 2})
     site.open_task(run_id)
     return site
