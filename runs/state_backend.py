@@ -68,12 +68,17 @@ class DjangoBackend(StateBackend):
                 if batch.writes:
                     write(cursor, _dialect(self.using), batch)
         except IntegrityError as error:
+            if batch is not None and batch.before is None and self._exists(run_id):
+                return self.transact_now(run_id, transition)  # two starts of one id: the other one was first
             raise Fenced(f"Run {run_id} changed meanwhile ({error}). Nothing was written.") from error
         except (DatabaseError, InterfaceError) as error:
             if nested:
                 raise
             return self._settle(batch, error)
         return batch
+
+    def _exists(self, run_id: str) -> bool:
+        return models.Run.objects.using(self.using).filter(pk=run_id).exists()
 
     def _settle(self, batch: Batch | None, error: Exception) -> Batch:
         """An error from a commit may come after it: look on a fresh connection which it was."""
