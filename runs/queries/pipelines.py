@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django.db.models import QuerySet
@@ -168,15 +168,15 @@ def _count(name: str, status: RunStatus, label: str, count: int) -> Count:
     return Count(str(status), label, count_words(count), url, count > 0)
 
 
-def _parts(node: Node) -> list[Node]:
-    return [part for _, part in node.parts()] if isinstance(node, Construct) else []
+def _parts(node: Node) -> list[tuple[str, Node]]:
+    return list(node.parts()) if isinstance(node, Construct) else []
 
 
 def _every(nodes: Iterable[Node]) -> Iterator[Node]:
     """The nodes and those inside them."""
     for node in nodes:
         yield node
-        yield from _every(_parts(node))
+        yield from _every(part for _, part in _parts(node))
 
 
 _ANSWERS = {"text": "a text", "bool": "approve or reject", "form": "a form"}
@@ -197,5 +197,5 @@ def _line(number: int, node: Node) -> StepLine:
         asks=asks(human) if human else "",
         answer=_ANSWERS[human.kind_of_answer] if human else "",
         on_reject=on_reject,
-        parts=[_line(number, part) for number, part in enumerate(_parts(node), 1)],
+        parts=[replace(_line(number, part), name=name) for number, (name, part) in enumerate(_parts(node), 1)],
     )

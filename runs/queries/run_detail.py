@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+import flujo
 from flujo.lease import parse_holder
 from flujo.status import EventKind, RunStatus, TaskStatus, Wait
 
@@ -162,5 +164,8 @@ def last_own_frame(traceback: str) -> tuple[str, str]:
     return (own or frames)[-1] if frames else ("", "")
 
 
+_LIBRARIES = ("/site-packages/", "/lib/python", "<frozen ", f'"{Path(flujo.__file__).parent}')
+
+
 def _is_library(frame: str) -> bool:
-    return any(part in frame for part in ("/site-packages/", "/lib/python", "/flujo/", "<frozen "))
+    return any(part in frame for part in _LIBRARIES)

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from runs import access
+from runs.audit_words import EventWords, event_words, fact_label
 from runs.models import AuditEvent, Run
 from runs.queries.run_header import RunHeader, header
 
 SIZE = 200
+_IN_THE_AUDIT = {"user_agent", "request_id"}
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _ALWAYS_SHOWN = {"reason", "channel", "attempt", "error_type", "outcome", "holder", "round", "generation"}
 
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
-    """One audit event; `facts` are the short ones, `digests` what proves the stored values."""
+    """One audit event; `facts` are those that fit a line, digests cut short. The audit shows them whole."""
 
     seq: int
     kind: str
-    verb: str
+    words: EventWords
     at: datetime
     actor: str
     path: str
@@ -61,14 +65,14 @@ def page(user: access.User, run: Run, before: str) -> HistoryPage:
 def _row(event: AuditEvent, *, shows_values: bool) -> EventRow:
     data: dict[str, Any] = json.loads(event.body).get("data", {})
     facts = [
-        (name.replace("_", " "), _short(value))
+        (fact_label(name), _short(value))
         for name, value in data.items()
-        if value not in (None, "", []) and (shows_values or name in _ALWAYS_SHOWN)
+        if value not in (None, "", [], 0) and name not in _IN_THE_AUDIT and (shows_values or name in _ALWAYS_SHOWN)
     ]
     return EventRow(
         seq=event.seq,
         kind=event.kind,
-        verb=event.kind.replace("_", " ").replace(".", " "),
+        words=event_words(event.kind),
         at=event.at,
         actor=event.actor,
         path=event.path,
@@ -80,4 +84,6 @@ def _row(event: AuditEvent, *, shows_values: bool) -> EventRow:
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if _DIGEST.fullmatch(text):
+        return text[:12] + "…"
     return text if len(text) <= 200 else text[:200] + "…"

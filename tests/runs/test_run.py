@@ -93,7 +93,7 @@ def test_failed_run_shows_type_message_own_frame_and_traceback(client: Client) -
 def test_own_frame_is_the_innermost_one_outside_libraries() -> None:
     traceback = (
         "Traceback (most recent call last):\n"
-        '  File "/app/.venv/lib/python3.11/site-packages/flujo/execution.py", line 3, in run\n    step()\n'
+        '  File "/app/.venv/lib/python3.11/site-packages/celery/app.py", line 3, in run\n    step()\n'
         '  File "/app/shop.py", line 7, in price\n    Decimal(text)\n'
         '  File "/usr/lib/python3.11/_pydecimal.py", line 9, in __new__\n    raise\n'
         "decimal.InvalidOperation\n"
@@ -310,7 +310,7 @@ def test_history_lists_every_event_newest_first_with_its_actor_and_reason(client
     factories.audit_event(run, "run.cancelled", actor="ana", data={"reason": "Ordered twice."})
     words = words_of(client, "/runs/r1/history/")
     assert re.search(
-        r"5 Run cancelled reason Ordered twice\. A ana .*4 Human task raised approve .*1 Run started", words
+        r"5 Run cancelled reason Ordered twice\. A ana .*4 Person asked approve .*1 Run started", words
     )
 
 
