@@ -32,6 +32,8 @@ STATUS = {
     "invalid_input": 422,
     "invalid_run_id": 422,
     "unstorable_value": 422,
+    "ambiguous_answer": 409,
+    "backend_error": 503,
     "backend_busy": 503,
     "outcome_unknown": 503,
 }

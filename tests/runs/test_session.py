@@ -12,6 +12,7 @@ from flujo.errors import (
     AlreadyDecided,
     FlujoError,
     HumanTaskClosed,
+    IllegalTransition,
     InvalidAnswer,
     NotAllowed,
     OutcomeUnknown,
@@ -112,6 +113,11 @@ def test_an_error_has_one_status_and_its_sentence_on_the_page(
     answer = errors.respond(request, error, "components/_problem.html", {"sentence": str(error)})
     assert answer.status_code == status
     assert str(error).split(":")[0].encode() in answer.content
+
+
+def test_whatever_the_status_of_a_run_forbids_is_a_conflict() -> None:
+    kinds = [IllegalTransition, *IllegalTransition.__subclasses__()]
+    assert {kind.__name__: errors.status_of(kind()) for kind in kinds if errors.status_of(kind()) != 409} == {}
 
 
 def test_an_unknown_page_is_a_404_in_the_shell(sign_in: SignIn, viewer: User) -> None:
