@@ -51,7 +51,7 @@ class AuditOfStores:
     def check_left(self, folder: Path | None) -> None:
         """Verify every store that was left, and every one below the folder."""
         for store in self.left:
-            self._check(repr(store), lambda store=store: self._verify_store(store))  # type: ignore[misc]  # bound here
+            self._check(repr(store), lambda store=store: self._verify_store(store))
         for path in sorted(folder.rglob("*")) if folder else ():
             if not path.is_symlink() and not self.tampered.intersection({path, *path.parents}):
                 self._check_path(path)

@@ -60,14 +60,14 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
     if item.get_closest_marker("tampers") is None:
         stores.check_databases(_databases(item))
     elif "tmp_path" in _fixtures(item):
-        stores.tampered.add(item.funcargs["tmp_path"])  # type: ignore[attr-defined]  # functions have it
+        stores.tampered.add(item.funcargs["tmp_path"])
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Check every other store, and hand a worker's result to the main process."""
     stores = session.config.stash[STORES]
-    factory = session.config._tmp_path_factory  # type: ignore[attr-defined]  # no public name outside a fixture
+    factory = session.config._tmp_path_factory
     if not hasattr(session.config, "workerinput"):
         # The main process of parallel workers sees their folders below its own.
         stores.check_left(factory._basetemp)

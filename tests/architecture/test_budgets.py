@@ -19,8 +19,18 @@ SILENCED = 15
 SILENCER = re.compile(
     r"#\s*(?:noqa(?::\s*[A-Z0-9, ]+)?|type:\s*ignore(?:\[[\w, -]+\])?|pragma:\s*no cover)(?P<rest>.*)"
 )
-BLIND = ("Exception", "BaseException")
-SEAMS = 12  # where code of others runs: steps, worker loops, pushes; the whole repository has few
+BLIND = {"Exception", "BaseException"}
+# The seams where code of others runs, or where one failure must not end the rest: only these may swallow any error.
+SEAMS = {
+    "engine/flujo/attempts.py",
+    "engine/flujo/state/backends/sqlite.py",
+    "engine/flujo/threads.py",
+    "engine/flujo/walk.py",
+    "runs/dispatch.py",
+    "runs/live/feed.py",
+    "runs/sweeper.py",
+    "runs/worker.py",
+}
 
 
 def over(paths: Iterable[Path], limit: int) -> dict[str, int]:
@@ -79,16 +89,21 @@ def test_linters_are_silenced_seldom_and_with_a_reason() -> None:
     assert len(silenced) <= SILENCED, "\n".join(where for where, _ in silenced)
 
 
-def test_errors_are_caught_by_name() -> None:
-    """A blind `except` belongs to the few seams where code of others runs."""
+def test_errors_are_swallowed_by_name_except_at_the_named_seams() -> None:
+    """Outside the seams a blind `except` may only clean up and raise again."""
     blind = [
         f"{relative(path)}:{node.lineno}"
         for path in python("engine", "runs", "flujo_site")
+        if relative(path) not in SEAMS
         for node in ast.walk(tree(path))
-        if isinstance(node, ast.ExceptHandler) and caught(node) & set(BLIND)
+        if isinstance(node, ast.ExceptHandler) and caught(node) & BLIND and not raises(node)
     ]
-    assert len(blind) <= SEAMS, blind
-    assert [where for where in blind if "runs/views" in where or "runs/services" in where] == []
+    assert blind == []
+
+
+def raises(handler: ast.ExceptHandler) -> bool:
+    """Whether the handler raises: the same error again, or one of ours in its place."""
+    return any(isinstance(node, ast.Raise) for node in ast.walk(handler))
 
 
 def caught(handler: ast.ExceptHandler) -> set[str]:
