@@ -14,16 +14,18 @@ RUNS = "runs"
 INBOX = "inbox"
 MAX_TOPICS = 50
 
-INBOX_KINDS = frozenset({
-    EventKind.HUMAN_TASK_RAISED,
-    EventKind.HUMAN_TASK_CLOSED,
-    EventKind.DECISION_RECORDED,
-    EventKind.RUN_CANCELLED,
-    EventKind.RUN_REJECTED,
-    EventKind.RUN_IMPORTED,
-    EventKind.RUN_DESCRIBED,
-    EventKind.RUN_PURGED,
-})
+INBOX_KINDS = frozenset(
+    {
+        EventKind.HUMAN_TASK_RAISED,
+        EventKind.HUMAN_TASK_CLOSED,
+        EventKind.DECISION_RECORDED,
+        EventKind.RUN_CANCELLED,
+        EventKind.RUN_REJECTED,
+        EventKind.RUN_IMPORTED,
+        EventKind.RUN_DESCRIBED,
+        EventKind.RUN_PURGED,
+    }
+)
 
 
 def run_topic(run_id: str) -> str:

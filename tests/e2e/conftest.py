@@ -139,5 +139,3 @@ def person(browser: Browser, browser_thread: ThreadPoolExecutor) -> Iterator[Cal
         picture = somebody.site.folder / f"page-{number}.png"
         browser_thread.submit(somebody.page.screenshot, path=picture, full_page=True).result()
         browser_thread.submit(somebody.context.close).result()
-
-

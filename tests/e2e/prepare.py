@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import django
 
-django.setup()
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
 
-from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY  # noqa: E402  # needs Django set up
-from django.contrib.auth.models import Group, User  # noqa: E402  # the same
-from django.contrib.sessions.backends.db import SessionStore  # noqa: E402  # the same
-from django.core.management import call_command  # noqa: E402  # the same
 
-from flujo_site import demo_accounts  # noqa: E402  # the same
-from runs.models import PipelineGrant  # noqa: E402  # the same
+def main() -> None:
+    from django.contrib.auth.models import User
+    from django.core.management import call_command
+
+    from flujo_site import demo_accounts
+
+    call_command("migrate", verbosity=0)
+    demo_accounts.create()
+    create_visitor()
+    print(json.dumps({user.username: session_of(user) for user in User.objects.all()}))
+
+
+def create_visitor() -> None:
+    """Somebody whose rights no other test depends on."""
+    from django.contrib.auth.models import Group, User
+
+    from runs.models import PipelineGrant
+
+    group = Group.objects.create(name="visitors")
+    for verb in ("view", "view_context"):
+        PipelineGrant.objects.create(group=group, pipeline="*", verb=verb)
+    User.objects.create_user("visitor", password="visitor-demo").groups.add(group)
 
 
 def session_of(user: User) -> str:
+    from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
+    from django.contrib.sessions.backends.db import SessionStore
+
     session = SessionStore()
     session[SESSION_KEY] = str(user.pk)
     session[BACKEND_SESSION_KEY] = "django.contrib.auth.backends.ModelBackend"
@@ -26,15 +47,6 @@ def session_of(user: User) -> str:
     return str(session.session_key)
 
 
-def create_visitor() -> None:
-    """Somebody whose rights no other test depends on."""
-    group = Group.objects.create(name="visitors")
-    PipelineGrant.objects.create(group=group, pipeline="*", verb="view")
-    PipelineGrant.objects.create(group=group, pipeline="*", verb="view_context")
-    User.objects.create_user("visitor", password="visitor-demo").groups.add(group)
-
-
-call_command("migrate", verbosity=0)
-demo_accounts.create()
-create_visitor()
-print(json.dumps({user.username: session_of(user) for user in User.objects.all()}))
+if __name__ == "__main__":
+    django.setup()
+    main()

@@ -7,16 +7,18 @@ import sys
 
 import django
 
-django.setup()
 
-from django.contrib.auth.models import User  # noqa: E402  # needs Django set up
+def main(pipeline: str, count: int, value: object) -> None:
+    from django.contrib.auth.models import User
 
-from runs.services.origin import Origin  # noqa: E402  # the same
-from runs.services.start import start  # noqa: E402  # the same
+    from runs.services.origin import Origin
+    from runs.services.start import start
 
-pipeline, count, value = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
-operator, origin = User.objects.get(username="operator"), Origin("cli")
-started = [
-    start(actor=operator, pipeline=pipeline, version="latest", data=value, origin=origin) for _ in range(count)
-]
-print(json.dumps([run.pk for run in started]))
+    operator, origin = User.objects.get(username="operator"), Origin("cli")
+    started = [start(actor=operator, pipeline=pipeline, version=None, data=value, origin=origin) for _ in range(count)]
+    print(json.dumps([run.pk for run in started]))
+
+
+if __name__ == "__main__":
+    django.setup()
+    main(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]))

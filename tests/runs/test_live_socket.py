@@ -198,7 +198,7 @@ async def test_socket_pings_at_once_then_at_most_once_a_pause_with_the_newest_re
     start, last = loop.time(), 0
     while loop.time() - start < 1.2:
         last = await event(run)
-    heard = []
+    heard: list[dict[str, Any]] = []
     while not heard or heard[-1]["rev"] < last:
         heard.append(await next_word(socket))
     assert heard[0]["rev"] < last
