@@ -1,6 +1,6 @@
 """The settings of the servers that browser tests start: the site's own, with pipelines that can be watched and held."""
 
-from flujo_site.settings import *  # noqa: F403  # a settings module is its names
+from flujo_site.settings import *  # a settings module is its names
 from flujo_site.settings import INSTALLED_APPS
 
 INSTALLED_APPS = [*INSTALLED_APPS, "tests.e2e.steps"]
