@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from flujo import canonical
 from flujo.codec import isoformat
+from flujo.description import checked
 from flujo.errors import RunDeleted, RunNotFound
 from flujo.records import (
     Attempt,
@@ -85,7 +86,7 @@ class Draft:
     def __init__(self, view: RunView, now: datetime, *, actor: str = "", head: RunHead | None = None) -> None:
         self.view = view
         self.now = now
-        self.actor = actor
+        self.actor: str = checked(actor=actor)["actor"]
         self.before = view.head
         self.head = head or required(view)
         self.inserts: list[Record] = []

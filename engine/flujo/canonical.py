@@ -59,7 +59,7 @@ def dump(plain: Any, *, where: str = "value") -> str:
     """The canonical JSON of a value that is JSON already."""
     _check(plain, where, 0)
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    if len(text) > MAX_BYTES:
+    if len(text) > MAX_BYTES or (len(text) * 4 > MAX_BYTES and len(text.encode()) > MAX_BYTES):
         raise UnstorableValue(f"{where} is larger than {MAX_BYTES} bytes: store it elsewhere and keep a reference.")
     return text
 
@@ -117,17 +117,29 @@ def _check_text(text: str, where: str) -> None:
 
 
 def _unserialisable(value: Any, where: str) -> str | None:
-    """The path to the deepest part of `value` that pydantic cannot serialise."""
-    parts: list[tuple[str, Any]] = []
+    """The path to the deepest part of `value` that pydantic cannot serialise, as far as the domain is deep."""
+    path: str | None = None
+    for _ in range(MAX_DEPTH):
+        culprit = next((part for part in _parts(value, path or where) if not _is_serialisable(part[1])), None)
+        if culprit is None:
+            break
+        path, value = culprit
+    return path
+
+
+def _parts(value: Any, where: str) -> list[tuple[str, Any]]:
     if isinstance(value, dict):
-        parts = [(f"{where}.{key}", item) for key, item in value.items()]
-    elif isinstance(value, list | tuple | set | frozenset):
-        parts = [(f"{where}[{index}]", item) for index, item in enumerate(value)]
-    elif isinstance(value, BaseModel):
-        parts = [(f"{where}.{name}", getattr(value, name)) for name in type(value).model_fields]
-    for path, item in parts[:10_000]:
-        try:
-            to_jsonable_python(item)
-        except (PydanticSerializationError, RecursionError, ValueError):
-            return _unserialisable(item, path) or path
-    return None
+        return [(f"{where}.{key}", item) for key, item in value.items()]
+    if isinstance(value, list | tuple | set | frozenset):
+        return [(f"{where}[{index}]", item) for index, item in enumerate(value)]
+    if isinstance(value, BaseModel):
+        return [(f"{where}.{name}", getattr(value, name)) for name in type(value).model_fields]
+    return []
+
+
+def _is_serialisable(value: Any) -> bool:
+    try:
+        to_jsonable_python(value)
+    except (PydanticSerializationError, RecursionError, ValueError):
+        return False
+    return True

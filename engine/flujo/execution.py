@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from flujo import transitions
 from flujo.batch import Transition
-from flujo.errors import BackendError, Fenced
+from flujo.errors import BackendError, Fenced, FlujoError
 from flujo.hold import Hold
 from flujo.status import RunStatus
 from flujo.walk import Ended, Failed, Suspended, Walk
@@ -24,13 +25,16 @@ class Execution:
         """Work until the run pauses or ends, or the drain is asked for. Raises `Fenced` when the lease is lost."""
         main = asyncio.current_task()
         assert main is not None  # a coroutine runs in a task
-        heartbeat = asyncio.ensure_future(self._beat(main))
+        heartbeat = asyncio.create_task(self._beat(main), name=f"flujo-heartbeat {self.hold.head.run_id}")
         try:
             await self._work()
         except asyncio.CancelledError:
             await self._interrupt(main)
         except Fenced:
             await self._ended_elsewhere()
+        except Exception:
+            await self._give_back()
+            raise
         finally:
             heartbeat.cancel()
 
@@ -76,6 +80,13 @@ class Execution:
             await self._commit_quietly(transitions.cancel_here(fence=self.hold.fence, now=self.hold.now()))
         else:
             await self._ended_elsewhere()
+
+    async def _give_back(self) -> None:
+        """After an error that stopped the work nobody should have to wait for the lease; a store that is away keeps it."""
+        with suppress(FlujoError):
+            await self.hold.backend.transact(
+                self.hold.head.run_id, transitions.release(fence=self.hold.fence, now=self.hold.now())
+            )
 
     async def _commit_quietly(self, transition: Transition) -> None:
         """The run may have ended or moved on meanwhile; then there is nothing left to give back."""

@@ -11,6 +11,7 @@ from flujo import canonical, transitions
 from flujo.bridge import wait_for
 from flujo.clock import Clock, SystemClock
 from flujo.context import PipelineContext, fields_of, initial
+from flujo.description import checked
 from flujo.document import RunDocument
 from flujo.errors import (
     AmbiguousAnswer,
@@ -285,6 +286,7 @@ def new_run(
     tags: Sequence[str] = (),
 ) -> NewRun:
     """A run of `entry`, its input and context validated and encoded. Raises `InvalidInput`."""
+    checked(title=title, owner=owner, requester=requester, tags=list(tags))
     fields = fields_of(initial(entry.context_model, context))
     first = entry.pipeline.nodes[0]
     return NewRun(

@@ -37,7 +37,7 @@ class RetryPolicy:
         """Seconds to wait after this many failures, `randomness` in [0, 1); None when retries are used up."""
         if failures > self.retries:
             return None
-        whole: float = min(self.backoff.total_seconds() * 2 ** (failures - 1), self.longest.total_seconds())
+        whole: float = min(self.backoff.total_seconds() * 2 ** min(failures - 1, 100), self.longest.total_seconds())
         return whole * (0.5 + randomness / 2)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
+from flujo.description import checked
 from flujo.errors import FlujoError
 
 
@@ -20,35 +20,43 @@ class StepContext:
 
     `idempotency_key` is the same for every attempt of this step of this run: give it to outside systems so that a
     repeated call has no second effect. `fencing_token` grows with every lease of the run: a system that keeps the
-    highest one it saw can refuse a worker that was thought dead. `attempt` counts from 1.
+    highest one it saw can refuse a worker that was thought dead. `attempt` counts from 1, `title` is the run's, "" when it has none.
     """
 
     def __init__(
-        self, *, run_id: str, path: str, attempt: int, fencing_token: int, output_of: Callable[[str], Any]
+        self,
+        *,
+        run_id: str,
+        path: str,
+        title: str,
+        attempt: int,
+        fencing_token: int,
+        output_of: Callable[[str], Any],
     ) -> None:
         self.run_id = run_id
+        self.title = title
         self.path = path
         self.attempt = attempt
         self.fencing_token = fencing_token
         self.idempotency_key = f"{run_id}/{path}"
         self.description: dict[str, Any] = {}
         self._output_of = output_of
-        self._cancelled = threading.Event()
+        self._cancelled = False
 
     @property
     def cancelled(self) -> bool:
         """Whether the step should stop: its run was cancelled, its lease lost or its time is up."""
-        return self._cancelled.is_set()
+        return self._cancelled
 
     def cancel(self) -> None:
         """Raise the flag that `cancelled` shows."""
-        self._cancelled.set()
+        self._cancelled = True
 
     def output_of(self, name: str) -> Any:
         """The output of an earlier step, with the type its annotation names. Raises `StepNotFinished`."""
         return self._output_of(name)
 
     def describe(self, *, title: str | None = None, owner: str | None = None, tags: list[str] | None = None) -> None:
-        """Set the run's title, owner or tags; they are saved with this step's checkpoint."""
+        """Set the run's title, owner or tags; they are saved with this step's checkpoint. Raises `InvalidInput`."""
         given = {"title": title, "owner": owner, "tags": tags}
-        self.description |= {name: value for name, value in given.items() if value is not None}
+        self.description |= checked(**{name: value for name, value in given.items() if value is not None})

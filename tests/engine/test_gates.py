@@ -270,7 +270,7 @@ async def test_rejection_takes_its_route_and_nothing_behind_the_gate(backend: St
     ended = await runner.resume_async("r", Reject("no"))
 
     assert (ended.status, ended.outcome, ended.output) == (RunStatus.COMPLETED, Outcome.REJECTED, "sorry, 4, refunded")
-    assert [s.path for s in ended.step_history] == ["price", "approve/apologise", "approve/refund"]
+    assert [s.path for s in ended.step_history] == ["price", "approve/apologise", "approve/refund", "approve"]
     assert ledger == {"price": 1, "apologise at approve/apologise": 1, "refund": 1}
     assert (await head_of(backend, "r")).step_index == 1
 
