@@ -116,7 +116,7 @@ def test_an_error_has_one_status_and_its_sentence_on_the_page(
 
 
 def test_whatever_the_status_of_a_run_forbids_is_a_conflict() -> None:
-    kinds = [IllegalTransition, *IllegalTransition.__subclasses__()]
+    kinds: list[type[FlujoError]] = [IllegalTransition, *IllegalTransition.__subclasses__()]
     assert {kind.__name__: errors.status_of(kind()) for kind in kinds if errors.status_of(kind()) != 409} == {}
 
 
