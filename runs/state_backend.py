@@ -164,9 +164,11 @@ class DjangoBackend(StateBackend):
         return heads[:limit]
 
     async def run_ids(self) -> list[str]:
-        events = models.AuditEvent.objects.using(self.using)
-        rows = events.order_by("run_id").values_list("run_id", flat=True).distinct()
-        return await self._in_thread(lambda: list(rows))
+        known = [
+            model.objects.using(self.using).order_by().values_list("run_id", flat=True)
+            for model in (models.Run, models.Tombstone, models.AuditEvent)
+        ]
+        return await self._in_thread(lambda: sorted(known[0].union(*known[1:])))
 
     async def _select(self, record: type[Any], where: str, *parameters: Any) -> list[Any]:
         def select() -> list[Any]:

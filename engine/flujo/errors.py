@@ -212,6 +212,12 @@ class OutcomeUnknown(BackendError):
     code = "outcome_unknown"
 
 
+class StaleState(BackendError):
+    """The store holds a newer state or another history of this run. Nothing was written: load it again."""
+
+    code = "stale_state"
+
+
 class CorruptState(BackendError):
     """The stored state cannot be read. The run was left as it is: restore it from a backup or delete it."""
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 
 from flujo.batch import GENESIS, chained
+from flujo.codec import isoformat
 from flujo.errors import AuditChainBroken
 from flujo.records import AuditEvent, RunHead, Tombstone
 from flujo.state.base import StateBackend
@@ -45,6 +46,8 @@ def _problem(event: AuditEvent, run_id: str, seq: int, previous: str, fence: int
     for name in ("run_id", "seq", "kind", "actor", "path", "fence"):
         if body[name] != getattr(event, name):
             return f"was changed: its {name} is not the one that was hashed"
+    if body["at"] != isoformat(event.at):
+        return "was changed: its time is not the one that was hashed"
     if event.run_id != run_id:
         return f"belongs to run {event.run_id}"
     return "has a lower fencing token than the event before it" if event.fence < fence else None
@@ -56,6 +59,9 @@ async def verify_store(backend: StateBackend) -> tuple[int, int]:
     for run_id in await backend.run_ids():
         document = await backend.load(run_id)
         head = (document.head or document.tombstone) if document else None
-        events += verify_chain(await backend.events(run_id), head)
+        history = list(await backend.events(run_id))
+        if history and head is None:
+            raise AuditChainBroken(f"Run {run_id} has a history, but its row is gone.", run_id=run_id, seq=len(history))
+        events += verify_chain(history, head)
         runs += 1
     return runs, events

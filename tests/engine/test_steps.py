@@ -462,7 +462,7 @@ async def test_every_run_knows_who_asked_for_what(built_in: Store) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"retries": -1}, {"backoff": timedelta(seconds=-1)}, {"timeout": timedelta(0)}, {"name": "a/b"}, {"name": ""}],
+    [{"retries": -1}, {"backoff": timedelta(seconds=-1)}, {"timeout": timedelta(0)}, {"name": "a/b"}, {"name": " "}],
 )
 def test_step_that_makes_no_sense_is_refused_when_built(wrong: dict[str, Any]) -> None:
     with pytest.raises(PipelineDefinitionError):

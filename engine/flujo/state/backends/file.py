@@ -17,7 +17,7 @@ from flujo import canonical, codec
 from flujo.batch import Batch, Transition
 from flujo.clock import Clock, SystemClock
 from flujo.document import RunDocument
-from flujo.errors import BackendError, CorruptState
+from flujo.errors import BackendError, CorruptState, OutcomeUnknown
 from flujo.records import RunHead
 from flujo.state.backends.memory import is_ready
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
@@ -118,7 +118,12 @@ class FileBackend(StateBackend):
     async def heads(self, *, limit: int = 100, after: str = "") -> list[RunHead]:
         heads: list[RunHead] = []
         for run_id in await self.run_ids():
-            document = await self.load(run_id) if run_id > after and len(heads) < limit else None
+            if run_id <= after or len(heads) == limit:
+                continue
+            try:
+                document = await self.load(run_id)
+            except CorruptState:
+                continue  # one damaged file holds up no other run; `load` and `verify` say what is wrong with it
             if document is not None and document.head is not None:
                 heads.append(document.head)
         return heads
@@ -151,7 +156,14 @@ class FileBackend(StateBackend):
                 self._cache.pop(run_id, None)
                 raise
             finally:
+                self._remove_if_empty(run_id, descriptor)
                 os.close(descriptor)
+
+    def _remove_if_empty(self, run_id: str, descriptor: int) -> None:
+        """A file that was made for a write that was then refused is no run."""
+        made, path = os.fstat(descriptor), self._path(run_id)
+        if made.st_size == 0 and path.exists() and path.stat().st_ino == made.st_ino:
+            path.unlink()
 
     def _open(self, run_id: str) -> int:
         """Open and lock; a file that another process replaced while we waited for the lock is opened again."""
@@ -217,7 +229,10 @@ class FileBackend(StateBackend):
         if written != len(line):
             os.ftruncate(descriptor, cached.offset)
             raise BackendError("The disk is full: the write was taken back, nothing was saved.")
-        os.fsync(descriptor)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            raise OutcomeUnknown(f"The disk did not confirm the write: {error}. Read the run before acting.") from error
         cached.offset += len(line)
 
     def _replace(self, run_id: str, document: RunDocument) -> None:

@@ -20,7 +20,7 @@ from flujo.clock import Clock, SystemClock
 from flujo.document import RunDocument
 from flujo.errors import BackendBusy, BackendError, CorruptState, Fenced, FlujoError, OutcomeUnknown
 from flujo.lease import is_held
-from flujo.records import AuditEvent, RunHead
+from flujo.records import AuditEvent, RunHead, Tombstone
 from flujo.state.backends.sqlite_schema import TABLES, create_tables
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
 from flujo.state.sql import Dialect, SqlView, fetch, replace, write
@@ -150,7 +150,8 @@ class SQLiteBackend(StateBackend):
 
     async def run_ids(self) -> list[str]:
         with self._reading() as cursor:
-            cursor.execute(f"SELECT DISTINCT run_id FROM {TABLES[AuditEvent]} ORDER BY run_id")
+            known = (f"SELECT run_id FROM {TABLES[record]}" for record in (RunHead, Tombstone, AuditEvent))
+            cursor.execute(" UNION ".join(known) + " ORDER BY run_id")
             return [row[0] for row in cursor.fetchall()]
 
     def _select(self, record: type[Any], where: str, *parameters: Any) -> list[Any]:
