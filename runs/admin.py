@@ -9,11 +9,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.contrib import admin
-from django.contrib.auth import admin as auth_admin  # noqa: F401  # registers what is registered anew below
+from django.contrib.auth import admin as auth_admin
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
@@ -207,15 +207,15 @@ class UploadAdmin(ReadOnlyAdmin):
 class ActsInTheAudit(ModelAdmin):
     """An admin whose changes of permissions the audit records with the person who made them."""
 
-    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         with _acting(request):
             return super().changeform_view(request, *args, **kwargs)
 
-    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:  # type: ignore[override]  # stubs say TemplateResponse
+    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         with _acting(request):
             return super().changelist_view(request, *args, **kwargs)
 
-    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:  # type: ignore[override]  # stubs say HttpResponse
+    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         with _acting(request):
             return super().delete_view(request, *args, **kwargs)
 
@@ -232,7 +232,9 @@ class PipelineGrantAdmin(ActsInTheAudit):
     search_fields = ("group__name", "pipeline")
 
 
-for _model in (get_user_model(), Group):
-    _standard = type(admin.site.get_model_admin(_model))
-    admin.site.unregister(_model)
-    admin.site.register(_model, type(f"Audited{_standard.__name__}", (ActsInTheAudit, _standard), {}))
+_STANDARD: dict[Any, type[ModelAdmin]] = {get_user_model(): auth_admin.UserAdmin, Group: auth_admin.GroupAdmin}
+for _model, _admin in _STANDARD.items():
+    if admin.site.is_registered(_model):
+        _admin = type(admin.site.get_model_admin(_model))
+        admin.site.unregister(_model)
+    admin.site.register(_model, type(f"Audited{_admin.__name__}", (ActsInTheAudit, _admin), {}))

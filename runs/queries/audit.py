@@ -29,7 +29,6 @@ class _Terms(forms.Form):
     tab = forms.ChoiceField(required=False, choices=[(RUNS, "Runs"), (SITE, "Site")])
     run = forms.CharField(required=False, max_length=128)
     person = forms.CharField(required=False, max_length=150)
-    kind = forms.ChoiceField(required=False)
     to = forms.DateField(required=False)
     before = forms.IntegerField(required=False, min_value=1, max_value=2**63 - 1)
     after = forms.IntegerField(required=False, min_value=1, max_value=2**63 - 1)
@@ -37,7 +36,8 @@ class _Terms(forms.Form):
     def __init__(self, data: QueryDict, kinds: dict[str, EventWords]) -> None:
         super().__init__(data)
         self.fields["from"] = forms.DateField(required=False)
-        self.fields["kind"].choices = [(kind, words.words) for kind, words in kinds.items()]  # type: ignore[attr-defined]
+        choices = [(kind, words.words) for kind, words in kinds.items()]
+        self.fields["kind"] = forms.ChoiceField(required=False, choices=choices)
         for name, field in self.fields.items():
             field.error_messages |= {
                 "invalid": f"“{name}” is not understood. Dates look like 2026-03-01.",

@@ -51,7 +51,7 @@ def lift_for_flush() -> None:
         with lifted(self.connection):
             _flush(self, sql_list)
 
-    setattr(BaseDatabaseOperations, "execute_sql_flush", flush)  # noqa: B010  # the one seam that all flushes share
+    setattr(BaseDatabaseOperations, "execute_sql_flush", flush)  # the one seam that all flushes share
 
 
 def _execute(statements: dict[str, list[str]], connection: BaseDatabaseWrapper) -> None:
