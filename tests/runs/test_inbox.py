@@ -72,6 +72,8 @@ def test_inbox_agrees_with_the_rule_for_every_kind_of_candidate(operator: User) 
         ["o%o"],
         ["finance"],
         ["root", "pia"],
+        ["ottoline"],
+        ["group:finance-eu"],
     ):
         _waiting(str(names), candidates=names)
     for person in (operator, cased, odd, powerless, root):
