@@ -67,13 +67,16 @@ def test_pages_are_accessible_fit_the_screen_and_say_nothing_in_the_console(
     somebody = person(demo_site, "admin", viewport=SIZES[size], reduced_motion="reduce")
     found: list[str] = []
     for name, path in pages(demo_site).items():
+        somebody.page.emulate_media(color_scheme="light")
         page = somebody.goto(path)
-        page.emulate_media(color_scheme="light")
-        found += [f"{name}: {problem}" for problem in [*_violations(page), *_overflow(page)]]
+        expect(page.locator("[data-live-chip][data-state=live]")).to_be_visible()
+        heard = [problem for problem in somebody.problems if name != "missing" or "404" not in problem]
+        found += [f"{name}: {problem}" for problem in [*heard, *_violations(page), *_overflow(page)]]
         page.emulate_media(color_scheme="dark")
+        page.reload()
         found += [f"{name}, dark: {problem}" for problem in _violations(page, OF_THE_THEME)]
-    found += [problem for problem in somebody.problems if "404" not in problem]
-    assert found == []
+        somebody.problems.clear()  # axe's own styles are refused, as they should be
+    assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -93,7 +96,7 @@ def test_sign_in_and_a_refused_form_are_accessible(site: Site, person: People, s
     page.get_by_role("button", name="Submit and").click()
     expect(page.locator("[aria-invalid=true]").first).to_be_visible()
     found += [*_violations(page), *_overflow(page)]
-    assert found == []
+    assert not found, "\n".join(found)
 
 
 def test_main_job_needs_no_javascript(site: Site, person: People) -> None:
@@ -125,7 +128,7 @@ def test_main_job_needs_no_javascript(site: Site, person: People) -> None:
 
 
 def _violations(page: Page, rules: list[str] = TAGS) -> list[str]:
-    result = Axe().run(page, options={"runOnly": rules, "resultTypes": ["violations"]})
+    result = Axe().run(page, options={"runOnly": rules, "resultTypes": ["violations"], "preload": False})
     return [
         f"{violation['id']}: {node['html'][:160]} {node.get('failureSummary', '')[:300]}"
         for violation in result.response["violations"]
