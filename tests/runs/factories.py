@@ -12,6 +12,7 @@ from typing import Any
 
 from django.contrib.auth.hashers import make_password
 from django.contrib.auth.models import Group, User
+from flujo.codec import isoformat
 from flujo.lease import Holder
 from flujo.status import AttemptOutcome, DecisionOutcome, EventKind, Outcome, RunStatus, TaskStatus, Wait
 
@@ -240,7 +241,7 @@ def audit_event(run: Run, kind: str = EventKind.RUN_STARTED, *, data: Any = None
     at = fields.get("at", run.created_at + timedelta(seconds=seq))
     facts = {"actor": fields.get("actor", ""), "path": fields.get("path", ""), "fence": run.fence}
     body = canonical(
-        {"run_id": run.pk, "seq": seq, "kind": str(kind), "at": at.isoformat(), "data": data or {}, **facts}
+        {"run_id": run.pk, "seq": seq, "kind": str(kind), "at": isoformat(at), "data": data or {}, **facts}
     )
     event = AuditEvent.objects.create(
         run_id=run.pk,
