@@ -25,8 +25,7 @@ from flujo.verify import verify_chain, verify_store
 
 SQLITE_HEADER = b"SQLite format 3\0"
 EVENT_TABLES = ("flujo_audit_event", "flujo_runs_auditevent")
-COLUMNS = "run_id, seq, kind, actor, path, fence, body, prev_hash, hash"
-UNIMPORTANT = datetime(2000, 1, 1, tzinfo=UTC)
+COLUMNS = "run_id, seq, kind, at, actor, path, fence, body, prev_hash, hash"
 
 
 class AuditOfStores:
@@ -111,5 +110,11 @@ def _sqlite_rows(path: Path) -> Iterator[AuditEvent]:
         present = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
         for table in present.intersection(EVENT_TABLES):
             for row in connection.execute(f"SELECT {COLUMNS} FROM {table} ORDER BY run_id, seq"):
-                run_id, seq, kind, *rest = row
-                yield AuditEvent(run_id, seq, EventKind(kind), UNIMPORTANT, *rest)
+                run_id, seq, kind, at, *rest = row
+                yield AuditEvent(run_id, seq, EventKind(kind), _moment(at), *rest)
+
+
+def _moment(text: str) -> datetime:
+    """The time in a column; Django writes it without a zone, in UTC."""
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

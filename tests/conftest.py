@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flujo.errors import AuditChainBroken
 from flujo.state.base import StateBackend
 
 from tests import services
@@ -53,14 +54,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.fail(f"{missing}; ALLOW_MISSING=1 leaves such tests out", pytrace=False)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_teardown(item: pytest.Item) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     """Before its rows are rolled back, check every history that the test wrote to a Django database."""
     stores = item.config.stash[STORES]
+    broken = None
     if item.get_closest_marker("tampers") is None:
-        stores.check_databases(_databases(item))
+        try:
+            stores.check_databases(_databases(item))
+        except AuditChainBroken as error:  # raised below: what the test used has to be put away first
+            broken = error
     elif "tmp_path" in _fixtures(item):
         stores.tampered.add(item.funcargs["tmp_path"])
+    yield
+    if broken is not None:
+        raise broken
 
 
 @pytest.hookimpl(tryfirst=True)
