@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
@@ -206,4 +207,9 @@ class Site:
         columns = "run_id, seq, kind, at, actor, path, fence, body, prev_hash, hash"
         rows = self.rows(f"SELECT {columns} FROM flujo_runs_auditevent ORDER BY run_id, seq")
         for _, history in groupby(rows, key=lambda row: row[0]):
-            yield [AuditEvent(r[0], r[1], EventKind(r[2]), *r[3:]) for r in history]
+            yield [AuditEvent(r[0], r[1], EventKind(r[2]), _moment(r[3]), *r[4:]) for r in history]
+
+
+def _moment(stored: datetime | str) -> datetime:
+    """The time in a column; SQLite's is text without a zone, in UTC."""
+    return stored if isinstance(stored, datetime) else datetime.fromisoformat(stored).replace(tzinfo=UTC)
