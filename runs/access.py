@@ -26,9 +26,7 @@ def pipelines_for(user: User, verb: str) -> set[str] | None:
         return set()
     if getattr(user, "is_superuser", False):
         return None
-    granted = set(
-        PipelineGrant.objects.filter(group__user=user.pk, verb=verb).values_list("pipeline", flat=True)
-    )
+    granted = set(PipelineGrant.objects.filter(group__user=user.pk, verb=verb).values_list("pipeline", flat=True))
     return None if EVERY_PIPELINE in granted else granted
 
 

@@ -19,7 +19,6 @@ from flujo.errors import (
 )
 from flujo.human import HumanStep, Reject
 from flujo.records import Decision
-from flujo.result import node_at
 from flujo.runner import answer_to
 from flujo.status import DecisionOutcome, TaskStatus
 
@@ -103,7 +102,7 @@ def _gate(task: HumanTask) -> HumanStep:
             f"{task.run.pipeline} {task.run.version} is not registered on this server, so the answer cannot be "
             "checked. The run is still paused: deploy that version, then decide."
         ) from error
-    gate = node_at(pipeline, task.path)
+    gate = pipeline.find(task.path)
     if not isinstance(gate, HumanStep):
         raise PipelineChanged(f"{task.run.pipeline} {task.run.version} has no human task {task.path!r} any more.")
     return gate
@@ -121,5 +120,3 @@ def _record_refusal(actor: access.User, task_id: int, refusal: FlujoError, origi
         code=refusal.code,
         message=refusal.message,
     )
-
-
