@@ -13,6 +13,6 @@ class RunsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from runs import checks, signals  # noqa: F401  # registers the system checks and the audit of sign-ins
+        from runs import checks, signals  # registers the system checks and the audit of sign-ins
 
         autodiscover_modules("pipelines")

@@ -9,7 +9,17 @@ from django.conf import settings
 from django.contrib.auth.models import Group
 from django.db import models
 from django.urls import reverse
-from flujo.status import ACTIVE, AttemptOutcome, DecisionOutcome, EventKind, Outcome, RunStatus, TaskStatus, Wait
+from flujo.status import (
+    ACTIVE,
+    AttemptOutcome,
+    DecisionOutcome,
+    EventKind,
+    Outcome,
+    RunStatus,
+    TaskStatus,
+    Wait,
+    WaitStatus,
+)
 
 
 def _choices(words: type[StrEnum]) -> list[tuple[str, str]]:
@@ -37,6 +47,7 @@ class Run(models.Model):
     input_digest = models.CharField(max_length=64)
     holder = models.TextField(null=True)
     lease_expires_at = models.DateTimeField(null=True)
+    wake_at = models.DateTimeField(null=True)
     cancel_requested = models.BooleanField(default=False)
     created_at = models.DateTimeField()
     updated_at = models.DateTimeField()
@@ -78,6 +89,7 @@ class Run(models.Model):
                 name="flujo_run_leases",
                 condition=models.Q(status=RunStatus.RUNNING),
             ),
+            models.Index(fields=["wake_at"], name="flujo_run_timers", condition=models.Q(wake_at__isnull=False)),
         ]
 
     def __str__(self) -> str:
@@ -197,6 +209,49 @@ class HumanTask(RunRow):
 
     def get_absolute_url(self) -> str:
         return reverse("runs:human_task", args=[self.pk])
+
+
+class RunWait(RunRow):
+    """A wait for a timer or a signal: `flujo.records.RunWait`."""
+
+    run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", related_name="waits")
+    path = models.CharField(max_length=500)
+    generation = models.BigIntegerField()
+    kind = models.CharField(max_length=16, choices=_choices(Wait))
+    name = models.CharField(max_length=200)
+    due_at = models.DateTimeField(null=True)
+    began_at = models.DateTimeField()
+    status = models.CharField(max_length=16, choices=_choices(WaitStatus))
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering: ClassVar = ["began_at", "id"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["run", "path", "generation"], name="flujo_run_wait_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.path} of {self.run_id}"
+
+
+class Signal(RunRow):
+    """A message to a run: `flujo.records.Signal`."""
+
+    run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", related_name="signals")
+    message_id = models.CharField(max_length=200)
+    name = models.CharField(max_length=200)
+    data = models.TextField()
+    actor = models.CharField(max_length=150, blank=True)
+    seq = models.BigIntegerField()
+    received_at = models.DateTimeField()
+    taken_by = models.CharField(max_length=500, blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["seq"]
+        constraints: ClassVar = [models.UniqueConstraint(fields=["run", "message_id"], name="flujo_signal_once")]
+
+    def __str__(self) -> str:
+        return f"signal {self.name} to {self.run_id}"
 
 
 class Decision(RunRow):

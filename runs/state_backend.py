@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, ClassVar, TypeVar
 
 from django.db import DatabaseError, IntegrityError, InterfaceError, connections, transaction
+from django.db.models import Q
 from django.utils import timezone
 from flujo import records
 from flujo.batch import Batch, Transition
@@ -35,6 +36,8 @@ _MODELS: dict[type[Record], type[Any]] = {
     records.Checkpoint: models.Checkpoint,
     records.Attempt: models.Attempt,
     records.HumanTask: models.HumanTask,
+    records.RunWait: models.RunWait,
+    records.Signal: models.Signal,
     records.Decision: models.Decision,
     AuditEvent: models.AuditEvent,
     records.Tombstone: models.Tombstone,
@@ -153,7 +156,8 @@ class DjangoBackend(StateBackend):
         self, now: datetime, limit: int = 100, *, fingerprints: Iterable[str] | None = None
     ) -> list[RunHead]:
         known = None if fingerprints is None else set(fingerprints)
-        queued = models.Run.objects.using(self.using).filter(status=RunStatus.QUEUED)
+        ready = Q(status=RunStatus.QUEUED) | Q(status=RunStatus.PAUSED, wake_at__lte=now)
+        queued = models.Run.objects.using(self.using).filter(ready)
         if known is not None:
             queued = queued.filter(fingerprint__in=known)
         oldest = queued.order_by("updated_at").values_list("run_id", flat=True)[:limit]
@@ -185,7 +189,7 @@ class DjangoBackend(StateBackend):
 
 
 def _table(model: type[Any]) -> str:
-    return str(model._meta.db_table)  # noqa: SLF001  # Django documents _meta
+    return str(model._meta.db_table)  # Django documents _meta
 
 
 @cache

@@ -172,7 +172,7 @@ class Worker:
             self._setbacks[head.run_id] = Setback.after(None, "taken", monotonic())
         except FlujoError as error:
             self._set_back(head.run_id, f"{error.code}: {error}")
-        except Exception as error:  # noqa: BLE001  # the seam of the worker: one run's failure must not end the others
+        except Exception as error:  # the seam of the worker: one run's failure must not end the others
             self._set_back(head.run_id, f"{type(error).__name__}: {error}", unexpected=error)
         finally:
             del self._running[head.run_id]

@@ -55,7 +55,7 @@ async def run_step(hold: Hold, call: Call) -> StepDone | Failure | None:
         number = hold.attempt_number(call.path)
         try:
             return await _attempt(hold, call, number)
-        except Exception as error:  # noqa: BLE001  # the seam to user code: whatever a step raises is its failure
+        except Exception as error:  # the seam to user code: whatever a step raises is its failure
             failures += 1
             delay = None if _is_final(error) else call.step.retry.delay(failures, hold.clock.random())
             recorded = await _record(hold, call, number, error, retry=delay is not None)

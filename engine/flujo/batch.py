@@ -21,6 +21,8 @@ from flujo.records import (
     HumanTask,
     Record,
     RunHead,
+    RunWait,
+    Signal,
     Tombstone,
 )
 from flujo.status import EventKind, check_move
@@ -49,6 +51,12 @@ class RunView(Protocol):
 
     def open_human_tasks(self) -> list[HumanTask]: ...
     def decision(self, path: str, generation: int) -> Decision | None: ...
+    def open_waits(self) -> list[RunWait]:
+        """The waits for timers and signals that are not over."""
+
+    def signal(self, message_id: str) -> Signal | None: ...
+    def waiting_signals(self) -> list[Signal]:
+        """The signals that no step has taken, oldest first."""
 
 
 @dataclass(slots=True)

@@ -19,6 +19,8 @@ from flujo.records import (
     Record,
     RunHead,
     RunInput,
+    RunWait,
+    Signal,
     Tombstone,
 )
 
@@ -28,6 +30,8 @@ RECORDS: tuple[type[Record], ...] = (
     Checkpoint,
     Attempt,
     HumanTask,
+    RunWait,
+    Signal,
     Decision,
     AuditEvent,
     Tombstone,

@@ -21,11 +21,13 @@ from flujo.records import (
     Record,
     RunHead,
     RunInput,
+    RunWait,
+    Signal,
     Tombstone,
 )
-from flujo.status import TaskStatus
+from flujo.status import TaskStatus, WaitStatus
 
-_GONE_WITH_THE_RUN = (RunInput, Checkpoint, Attempt, HumanTask, Decision)
+_GONE_WITH_THE_RUN = (RunInput, Checkpoint, Attempt, HumanTask, RunWait, Signal, Decision)
 
 
 @dataclass(slots=True)
@@ -104,6 +106,23 @@ class RunDocument:
 
     def decision(self, path: str, generation: int) -> Decision | None:
         return self._table(Decision).get((self.run_id, path, generation))
+
+    def waits(self) -> list[RunWait]:
+        return list(self._table(RunWait).values())
+
+    def wait(self, path: str) -> RunWait | None:
+        """The newest wait at a path."""
+        return max((w for w in self.waits() if w.path == path), key=lambda w: w.generation, default=None)
+
+    def open_waits(self) -> list[RunWait]:
+        return [wait for wait in self.waits() if wait.status is WaitStatus.OPEN]
+
+    def signal(self, message_id: str) -> Signal | None:
+        return self._table(Signal).get((self.run_id, message_id))
+
+    def waiting_signals(self) -> list[Signal]:
+        waiting = [signal for signal in self._table(Signal).values() if not signal.taken_by]
+        return sorted(waiting, key=lambda signal: signal.seq)
 
     def events(self) -> list[AuditEvent]:
         """The audit events in the order of their chain."""

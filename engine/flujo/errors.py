@@ -104,6 +104,12 @@ class RunNotPaused(IllegalTransition):
     code = "run_not_paused"
 
 
+class RunWaits(IllegalTransition):
+    """The run waits for a person, a signal or a timer. Answer it, send the signal, or wait."""
+
+    code = "run_waits"
+
+
 class RunFinished(IllegalTransition):
     """The run is already finished. Start a new run instead."""
 
@@ -255,6 +261,18 @@ class NoSuchBranch(FlujoError):
     """The choice names no branch, and there is no default. Correct the function that chooses."""
 
     code = "no_such_branch"
+
+
+class SignalUnknown(FlujoError):
+    """No step of the pipeline waits for a signal of this name. Correct the name."""
+
+    code = "signal_unknown"
+
+
+class SignalTimeout(FlujoError):
+    """The signal did not come in time."""
+
+    code = "signal_timeout"
 
 
 class StepLost(FlujoError):

@@ -57,7 +57,7 @@ class Execution:
         if self.hold.draining:
             await self.hold.commit(transitions.release(fence=self.hold.fence, now=self.hold.now()))
             return
-        known = {(task.path, task.generation) for task in self.hold.document.open_human_tasks()}
+        known = transitions.waiting(self.hold.document.open_human_tasks(), self.hold.document.open_waits())
         paused = await self.hold.commit(transitions.pause(known, fence=self.hold.fence, now=self.hold.now()))
         if paused.kept.cancel_requested:
             await self.hold.commit(transitions.cancel_here(fence=self.hold.fence, now=self.hold.now()))
@@ -82,7 +82,7 @@ class Execution:
             await self._ended_elsewhere()
 
     async def _give_back(self) -> None:
-        """After an error that stopped the work nobody should have to wait for the lease; a store that is away keeps it."""
+        """After an error that stopped the work nobody should have to wait for the lease to end."""
         with suppress(FlujoError):
             await self.hold.backend.transact(
                 self.hold.head.run_id, transitions.release(fence=self.hold.fence, now=self.hold.now())

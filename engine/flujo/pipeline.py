@@ -49,6 +49,10 @@ class Pipeline:
     def __len__(self) -> int:
         return len(self.nodes)
 
+    def every_node(self) -> Iterator[Node]:
+        """All nodes, those inside others included."""
+        return _every(self.nodes)
+
     def find(self, path: str) -> Node | None:
         """The node that a path addresses, if the pipeline has it; positions in maps and loops are passed over."""
         segment, _, rest = path.partition("/")
@@ -94,19 +98,8 @@ class Pipeline:
         return first.signature.input if isinstance(first, Step) else Any
 
     def signatures(self) -> Iterator[Signature]:
-        """The signatures of all steps, those behind rejections included."""
-        return self.signatures_of(self.nodes)
-
-    @staticmethod
-    def signatures_of(nodes: Iterable[Node]) -> Iterator[Signature]:
-        """The signatures of the steps among and inside these nodes."""
-        for node in nodes:
-            if isinstance(node, Step):
-                yield node.signature
-            elif isinstance(node, HumanStep) and node.on_reject is not None:
-                yield from node.on_reject.signatures()
-            elif isinstance(node, Construct):
-                yield from Pipeline.signatures_of(part for _, part in node.parts())
+        """The signatures of all steps, those inside other nodes included."""
+        return (node.signature for node in self.every_node() if isinstance(node, Step))
 
     def _check_names(self) -> None:
         names = [node.name for node in self.nodes]
@@ -124,6 +117,15 @@ class Pipeline:
                     f"Step {after.name!r} takes {_name(after.signature.input)}, but {before.name!r} before it gives "
                     f"{_name(given)}."
                 )
+
+
+def _every(nodes: Iterable[Node]) -> Iterator[Node]:
+    for node in nodes:
+        yield node
+        if isinstance(node, Construct):
+            yield from _every(part for _, part in node.parts())
+        elif isinstance(node, HumanStep) and node.on_reject is not None:
+            yield from _every(node.on_reject.nodes)
 
 
 def _name(annotation: Any) -> str:

@@ -15,6 +15,7 @@ from flujo.status import (
     RunStatus,
     TaskStatus,
     Wait,
+    WaitStatus,
 )
 
 
@@ -35,8 +36,9 @@ class RunHead(Record):
     """The one row of a run that changes; every write to the run moves its `seq`.
 
     `step_index` is the top-level position of the next step, 0…n; `chain` the hash of the last audit event;
-    `fence` the token of the newest lease; `generation` the number of questions the run has asked;
-    `round` the number of explicit retries. `holder` is the JSON of a `flujo.lease.Holder`.
+    `fence` the token of the newest lease; `generation` the number of questions asked and waits begun;
+    `round` that of explicit retries. `holder` is the JSON of a `flujo.lease.Holder`. `wake_at` is when the
+    earliest timer of a paused run is due.
     """
 
     table = "run"
@@ -62,6 +64,7 @@ class RunHead(Record):
     outcome: Outcome | None = None
     holder: str | None = None
     lease_expires_at: datetime | None = None
+    wake_at: datetime | None = None
     cancel_requested: bool = False
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -166,6 +169,41 @@ class HumanTask(Record):
     status: TaskStatus = TaskStatus.OPEN
     closed_at: datetime | None = None
     closed_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunWait(Record):
+    """A wait for a timer or a signal. `name` is the signal's; `due_at` when a timer fires or a signal's time is up."""
+
+    table = "run_wait"
+    key = ("run_id", "path", "generation")
+
+    run_id: str
+    path: str
+    generation: int
+    kind: Wait
+    name: str
+    due_at: datetime | None
+    began_at: datetime
+    status: WaitStatus = WaitStatus.OPEN
+    ended_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signal(Record):
+    """A message to a run, stored before it is acted on, once by `message_id`; `taken_by` is the path that took it."""
+
+    table = "signal"
+    key = ("run_id", "message_id")
+
+    run_id: str
+    message_id: str
+    name: str
+    data: str
+    actor: str
+    seq: int
+    received_at: datetime
+    taken_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from flujo.errors import (
     RunFinished,
     RunNotFound,
     RunNotPaused,
+    SignalUnknown,
 )
 from flujo.execution import Execution
 from flujo.handle import RunHandle
@@ -35,6 +36,7 @@ from flujo.state.base import RUN_ID, StateBackend
 from flujo.status import DecisionOutcome, RunStatus
 from flujo.step import Step
 from flujo.transitions import Answer, ClaimTerms, NewRun
+from flujo.waits import SignalStep
 
 
 class Flujo:
@@ -121,7 +123,8 @@ class Flujo:
     async def _go_on(self, head: RunHead, progress: Progress) -> PipelineResult:
         document = await self._load(head.run_id)
         entry = self._entry_of(document)
-        if head.status in (RunStatus.PAUSED, RunStatus.COMPLETED):
+        waits = head.status is RunStatus.PAUSED and not transitions.is_due(head, self.clock.now())
+        if waits or head.status is RunStatus.COMPLETED:
             return result_of(entry, document)
         await self.backend.transact(head.run_id, transitions.claim(self._terms(entry), now=self.clock.now()))
         return await self._execute(entry, head.run_id, progress)
@@ -199,6 +202,40 @@ class Flujo:
             raise _which_one([task.path for task in open_tasks])
         task = open_tasks[0] if open_tasks else _last_asked(document, step)
         return task.path, task.generation, task.digest
+
+    # Signal
+
+    def signal(self, run_id: str, name: str, data: Any = None, **options: Any) -> PipelineResult:
+        """Block until the signalled run waits again or ends; the options are those of `signal_async`."""
+        return wait_for(self.signal_async(run_id, name, data, **options), twin="signal_async(...)")
+
+    async def signal_async(
+        self, run_id: str, name: str, data: Any = None, *, message_id: str | None = None, actor: str = ""
+    ) -> PipelineResult:
+        """Send a run the message `name`, and go on with it here if it waits for that.
+
+        The same `message_id` counts once. Raises `InvalidInput` when `data` does not fit the step's schema, and
+        `RunFinished`.
+        """
+        entry = self._entry_of(await self._load(run_id))
+        step = next(
+            (node for node in entry.pipeline.every_node() if isinstance(node, SignalStep) and node.name == name), None
+        )
+        if step is None:
+            raise SignalUnknown(f"{entry.name} {entry.version} waits for no signal named {name!r}.")
+        received = transitions.receive(
+            name,
+            step.validate(data),
+            message_id=message_id or self.clock.new_id(),
+            actor=actor,
+            now=self.clock.now(),
+            claim=self._terms(entry),
+            facts={},
+        )
+        batch = await self.backend.transact(run_id, received)
+        if batch.before is not None and batch.before.fence != batch.kept.fence:
+            return await self._execute(entry, run_id, silent)
+        return result_of(entry, await self._load(run_id))
 
     # Retry and cancel
 

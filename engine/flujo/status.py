@@ -44,6 +44,15 @@ class TaskStatus(StrEnum):
     CLOSED = "closed"
 
 
+class WaitStatus(StrEnum):
+    """The state of a wait for a timer or a signal."""
+
+    OPEN = "open"
+    OVER = "over"
+    EXPIRED = "expired"
+    CLOSED = "closed"
+
+
 class DecisionOutcome(StrEnum):
     """What a person decided."""
 
@@ -78,6 +87,12 @@ class EventKind(StrEnum):
     LEASE_LOST = "lease.lost"
     STEP_COMPLETED = "step.completed"
     STEP_FAILED = "step.failed"
+    TIMER_STARTED = "timer.started"
+    TIMER_FIRED = "timer.fired"
+    SIGNAL_AWAITED = "signal.awaited"
+    SIGNAL_RECEIVED = "signal.received"
+    SIGNAL_TAKEN = "signal.taken"
+    SIGNAL_EXPIRED = "signal.expired"
     HUMAN_TASK_RAISED = "human_task.raised"
     HUMAN_TASK_CLOSED = "human_task.closed"
     DECISION_RECORDED = "decision.recorded"

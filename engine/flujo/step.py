@@ -8,7 +8,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, overload
 
 from flujo.constructs import Branch, Fallback, Loop, Map, OnError, Parallel, Reducers, as_node
@@ -16,6 +16,7 @@ from flujo.errors import PipelineDefinitionError
 from flujo.human import HumanStep
 from flujo.node import Node
 from flujo.typing import signature_of
+from flujo.waits import SignalStep, Timer
 
 if TYPE_CHECKING:
     from flujo.pipeline import Pipeline
@@ -160,6 +161,25 @@ class Step(Node):
         return Loop(name, body, until=until, max_iterations=max_iterations)
 
     @staticmethod
+    def sleep(name: str, duration: timedelta) -> Timer:
+        """Wait this long, then pass the input on. The run is paused meanwhile and survives restarts."""
+        return Timer(name, duration)
+
+    @staticmethod
+    def sleep_until(name: str, when: datetime | Callable[[Any], datetime]) -> Timer:
+        """Wait until an aware time, or the one that a function of the input gives, then pass the input on."""
+        return Timer(name, (lambda value: when) if isinstance(when, datetime) else when)
+
+    @staticmethod
+    def wait_for_signal(name: str, schema: Any = None, *, timeout: timedelta | None = None) -> SignalStep:
+        """Wait for the message `name`, sent by `Flujo.signal`; its data, validated by `schema`, is the output.
+
+        A signal that came before its wait counts; each is taken once. After `timeout` the step fails with
+        `SignalTimeout`, and a later signal does not undo that.
+        """
+        return SignalStep(name, schema, timeout)
+
+    @staticmethod
     def fallback(name: str, primary: Node | Pipeline, backup: Node | Pipeline) -> Fallback:
         """`primary`, and when it has failed for good, `backup` on the same input."""
         return Fallback(name, as_node("primary", primary), as_node("backup", backup))
@@ -195,6 +215,6 @@ def step(
     """
     if retries < 0 or backoff < timedelta(0) or (timeout is not None and timeout <= timedelta(0)):
         raise PipelineDefinitionError("retries and backoff cannot be negative, and a timeout is longer than zero.")
-    namespace = dict(sys._getframe(1).f_locals)  # noqa: SLF001  # where local annotations are defined
+    namespace = dict(sys._getframe(1).f_locals)  # where local annotations are defined
     make = functools.partial(Step, name=name, retry=RetryPolicy(retries, backoff), timeout=timeout, namespace=namespace)
     return make if function is None else make(function)

@@ -20,7 +20,8 @@ class StepContext:
 
     `idempotency_key` is the same for every attempt of this step of this run: give it to outside systems so that a
     repeated call has no second effect. `fencing_token` grows with every lease of the run: a system that keeps the
-    highest one it saw can refuse a worker that was thought dead. `attempt` counts from 1, `title` is the run's, "" when it has none.
+    highest one it saw can refuse a worker that was thought dead. `attempt` counts from 1; `title` is the run's, ""
+    when it has none.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ class FakeClock:
     def __init__(self, start: datetime = _EPOCH, *, auto: bool = True, seed: int = 0) -> None:
         self._now = start
         self._auto = auto
-        self._random = random.Random(seed)  # noqa: S311  # repeatable on purpose
+        self._random = random.Random(seed)  # repeatable on purpose
         self._ids = 0
         self._lock = threading.Lock()
         self._sleepers: list[_Sleeper] = []

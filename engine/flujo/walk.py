@@ -6,19 +6,22 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, NoReturn
 
 from flujo import canonical, transitions
 from flujo.attempts import Call, Failure, described, run_step
 from flujo.constructs import Branch, Fallback, Loop, Map, Parallel, Reducers, SubPipeline
 from flujo.context import Fields, changes, fold
-from flujo.errors import ContextConflict, FlujoError, LoopBoundReached, NoSuchBranch
+from flujo.errors import ContextConflict, FlujoError, LoopBoundReached, NoSuchBranch, SignalTimeout
 from flujo.hold import Hold
 from flujo.human import HumanStep
 from flujo.node import Node
-from flujo.status import DecisionOutcome, TaskStatus
+from flujo.records import RunWait
+from flujo.status import DecisionOutcome, TaskStatus, Wait, WaitStatus
 from flujo.step import Step
 from flujo.transitions import Position, Question, StepDone
+from flujo.waits import SignalStep, Timer
 
 
 class Suspended(BaseException):
@@ -96,6 +99,8 @@ class Walk:
             "branch": self._branch,
             "loop": self._loop,
             "fallback": self._fallback,
+            "timer": self._timer,
+            "signal": self._signal,
         }
 
     async def run(self) -> None:
@@ -185,7 +190,7 @@ class Walk:
         """Call a function that the pipeline's author gave to a gate or a construct; its error is the node's failure."""
         try:
             return function(*values)
-        except Exception as error:  # noqa: BLE001  # the seam to user code
+        except Exception as error:  # the seam to user code
             await self._fail(spot, error)
 
     async def _fail(self, spot: Spot, error: Exception) -> NoReturn:
@@ -243,6 +248,64 @@ class Walk:
         if spot.scope.position is None:
             return self.hold.entry.pipeline.nodes[spot.index - 1].output
         return Any
+
+    # Waits
+
+    async def _timer(self, spot: Spot) -> None:
+        node, wait = spot.node, self.hold.document.wait(spot.path)
+        assert isinstance(node, Timer)  # what this way is for
+        if wait is None or wait.status is WaitStatus.CLOSED:
+            given = canonical.decode(spot.value, self._type_before(spot))
+            due = await self._ask(spot, node.due_at, given, self.hold.now())
+            await self._begin_wait(spot, Wait.TIMER, due)
+        elif wait.due_at is not None and wait.due_at > self.hold.now():
+            raise Suspended
+        else:
+            done = StepDone(spot.path, spot.name, spot.top_index, 0, spot.value, None, wait.began_at, ends=wait)
+            await self._save(spot, done)
+
+    async def _signal(self, spot: Spot) -> None:
+        node, wait, now = spot.node, self.hold.document.wait(spot.path), self.hold.now()
+        assert isinstance(node, SignalStep)  # what this way is for
+        waits = wait is not None and wait.status is WaitStatus.OPEN
+        signal = next((s for s in self.hold.document.waiting_signals() if s.name == node.name), None)
+        if waits and wait is not None and wait.due_at is not None and wait.due_at <= now:
+            await self._expire(spot, wait)
+        if wait is not None and wait.status is WaitStatus.EXPIRED and spot.scope.contained:
+            raise Failed(Failure(spot.path, described(_too_late(spot))))
+        if signal is not None:
+            began = wait.began_at if wait is not None and waits else now
+            ends = wait if waits else None
+            await self._save(
+                spot,
+                StepDone(spot.path, spot.name, spot.top_index, 0, signal.data, None, began, ends=ends, takes=signal),
+            )
+        elif waits:
+            raise Suspended
+        else:
+            await self._begin_wait(spot, Wait.SIGNAL, now + node.timeout if node.timeout else None)
+
+    async def _begin_wait(self, spot: Spot, kind: Wait, due_at: datetime | None) -> NoReturn:
+        beginning = transitions.begin_wait(
+            spot.path,
+            kind=kind,
+            name=spot.name,
+            due_at=due_at,
+            alone=not spot.scope.concurrent,
+            fence=self.hold.fence,
+            now=self.hold.now(),
+        )
+        await self.hold.commit(beginning)
+        raise Suspended
+
+    async def _expire(self, spot: Spot, wait: RunWait) -> NoReturn:
+        """The deadline is a recorded fact, before anything is done because of it."""
+        what, fence, now = described(_too_late(spot)), self.hold.fence, self.hold.now()
+        if spot.scope.contained:
+            await self.hold.commit(transitions.expire(wait, fence=fence, now=now))
+            raise Failed(Failure(spot.path, what))
+        await self.hold.commit(transitions.fail_run(spot.path, what, expired=wait, fence=fence, now=now))
+        raise Ended
 
     # Constructs
 
@@ -358,6 +421,10 @@ class Walk:
         outputs = await _all([one(work, scope) for work, scope in zip(works, scopes, strict=True)])
         fields = [scope.fields for scope in scopes]
         return outputs, await self._ask(spot, merge, spot.scope.fields, fields, reducers)
+
+
+def _too_late(spot: Spot) -> SignalTimeout:
+    return SignalTimeout(f"The signal {spot.name!r} did not come in time.")
 
 
 class MapInputError(FlujoError):

@@ -227,7 +227,7 @@ async def test_bool_gate_approves(backend: StateBackend, answer: Any) -> None:
 @pytest.mark.parametrize("answer", [False, "no", "false", 0, Reject("no")])
 async def test_bool_gate_rejects_whatever_says_no(backend: StateBackend, answer: Any, ledger: Ledger) -> None:
     @step
-    async def pay(approved: bool) -> None:  # noqa: FBT001  # a gate's answer
+    async def pay(approved: bool) -> None:  # a gate's answer
         ledger.add("pay")
 
     runner = runner_of(Step.human_in_the_loop("approve", input_schema=bool) >> pay, backend)

@@ -192,7 +192,9 @@ async def test_step_describes_its_run(backend: StateBackend) -> None:
 
 
 async def test_description_that_no_store_can_hold_fails_the_step(backend: StateBackend) -> None:
-    for number, wrong in enumerate(({"title": "a\0b"}, {"title": "x" * 201}, {"tags": ["\ud800"]}, {"tags": [object()]})):
+    for number, wrong in enumerate(
+        ({"title": "a\0b"}, {"title": "x" * 201}, {"tags": ["\ud800"]}, {"tags": [object()]})
+    ):
 
         @step
         async def first(value: int, ctx: StepContext, wrong: Any = wrong) -> int:
@@ -424,7 +426,7 @@ async def test_swallowing_exceptions_does_not_swallow_an_interruption(backend: S
         try:
             started.set()
             await asyncio.sleep(30)
-        except Exception:  # noqa: BLE001  # what users write
+        except Exception:  # what users write
             return -1
         return value
 

@@ -22,12 +22,22 @@ from flujo.records import (
     Record,
     RunHead,
     RunInput,
+    RunWait,
+    Signal,
     Tombstone,
 )
-from flujo.status import TERMINAL, RunStatus, TaskStatus
+from flujo.status import TERMINAL, RunStatus, TaskStatus, WaitStatus
 
 R = TypeVar("R", bound=Record)
-_GONE_WITH_THE_RUN: tuple[type[Record], ...] = (Decision, HumanTask, Attempt, Checkpoint, RunInput)
+_GONE_WITH_THE_RUN: tuple[type[Record], ...] = (
+    Decision,
+    HumanTask,
+    RunWait,
+    Signal,
+    Attempt,
+    Checkpoint,
+    RunInput,
+)
 
 
 class Cursor(Protocol):
@@ -122,6 +132,15 @@ class SqlView:
 
     def decision(self, path: str, generation: int) -> Decision | None:
         return _only(self._rows(Decision, "run_id = {0} AND path = {1} AND generation = {2}", path, generation))
+
+    def open_waits(self) -> list[RunWait]:
+        return self._rows(RunWait, "run_id = {0} AND status = {1} ORDER BY began_at", WaitStatus.OPEN)
+
+    def signal(self, message_id: str) -> Signal | None:
+        return _only(self._rows(Signal, "run_id = {0} AND message_id = {1}", message_id))
+
+    def waiting_signals(self) -> list[Signal]:
+        return self._rows(Signal, "run_id = {0} AND taken_by = {1} ORDER BY seq", "")
 
     def document(self) -> RunDocument | None:
         """The whole run without its audit events; None when the store knows nothing of it."""

@@ -1,7 +1,7 @@
 """Every legal change of a run, as pure functions that decide what one transaction writes."""
 
-from flujo.transitions.operator import Answer, cancel, decide, purge, retry
-from flujo.transitions.rules import ClaimTerms
+from flujo.transitions.operator import Answer, cancel, decide, purge, receive, retry
+from flujo.transitions.rules import ClaimTerms, is_due, waiting
 from flujo.transitions.steps import (
     AfterFailure,
     Position,
@@ -9,7 +9,9 @@ from flujo.transitions.steps import (
     StepDone,
     StepError,
     begin_attempt,
+    begin_wait,
     complete_step,
+    expire,
     fail_attempt,
     fail_run,
     finish,
@@ -27,19 +29,24 @@ __all__ = [
     "StepDone",
     "StepError",
     "begin_attempt",
+    "begin_wait",
     "cancel",
     "cancel_here",
     "claim",
     "complete_step",
     "decide",
+    "expire",
     "fail_attempt",
     "fail_run",
     "finish",
+    "is_due",
     "pause",
     "purge",
     "raise_human_task",
+    "receive",
     "release",
     "renew",
     "retry",
     "start",
+    "waiting",
 ]

@@ -22,8 +22,8 @@ from flujo.errors import (
     StaleDecision,
 )
 from flujo.paths import is_top
-from flujo.records import Checkpoint, Decision, HumanTask, RunHead, Tombstone
-from flujo.status import DecisionOutcome, EventKind, Outcome, RunStatus, TaskStatus
+from flujo.records import Checkpoint, Decision, HumanTask, RunHead, Signal, Tombstone
+from flujo.status import DecisionOutcome, EventKind, Outcome, RunStatus, TaskStatus, Wait
 from flujo.transitions.rules import ClaimTerms, end, take
 
 
@@ -159,7 +159,34 @@ def _wake(draft: Draft, claim: ClaimTerms | None) -> None:
     if claim is not None:
         take(draft, claim)
     else:
-        draft.set(status=RunStatus.QUEUED, wait=None)
+        draft.set(status=RunStatus.QUEUED, wait=None, wake_at=None)
+
+
+def receive(
+    name: str, data: str, *, message_id: str, actor: str, now: datetime, claim: ClaimTerms | None, facts: dict[str, Any]
+) -> Transition:
+    """Store a signal and wake a run that waits for it; `data` is canonical JSON.
+
+    The same `message_id` again changes nothing: the result is False. A signal may come before its wait. Raises
+    `RunFinished`.
+    """
+
+    def transition(view: RunView) -> Batch:
+        head = required(view)
+        if view.signal(message_id) is not None:
+            return unchanged(view, result=False)
+        if not head.active:
+            raise RunFinished(f"Run {head.run_id} is {head.status.value}: it takes no more signals.")
+        draft = Draft(view, now, actor=actor)
+        draft.event(
+            EventKind.SIGNAL_RECEIVED, name=name, message_id=message_id, data_digest=canonical.digest(data), **facts
+        )
+        draft.insert(Signal(head.run_id, message_id, name, data, actor, draft.head.seq, now))
+        if any(wait.kind is Wait.SIGNAL and wait.name == name for wait in view.open_waits()):
+            _wake(draft, claim)
+        return draft.batch(result=True)
+
+    return transition
 
 
 def cancel(*, actor: str, reason: str, now: datetime, facts: dict[str, Any]) -> Transition:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from flujo.batch import Draft, RunView
 from flujo.errors import Fenced, PipelineChanged
 from flujo.lease import Holder
-from flujo.records import Attempt, RunHead
-from flujo.status import AttemptOutcome, EventKind, Outcome, RunStatus, TaskStatus
+from flujo.records import Attempt, HumanTask, RunHead, RunWait
+from flujo.status import AttemptOutcome, EventKind, Outcome, RunStatus, TaskStatus, Wait, WaitStatus
 
 MAX_LOST_ATTEMPTS = 5
 MAX_REASON = 300
@@ -53,6 +53,7 @@ def take(draft: Draft, terms: ClaimTerms) -> None:
     draft.set(
         status=RunStatus.RUNNING,
         wait=None,
+        wake_at=None,
         fence=head.fence + 1,
         holder=terms.holder.to_json(),
         lease_expires_at=draft.now + terms.lease,
@@ -90,7 +91,8 @@ def end(draft: Draft, status: RunStatus, kind: EventKind, *, path: str = "", clo
     """Bring the run to a terminal status; questions still open close because of `closing`."""
     decided = path if kind is EventKind.RUN_REJECTED else ""
     close_human_tasks(draft, closing or f"the run is {status.value}", but=decided)
-    draft.set(status=status, wait=None, holder=None, lease_expires_at=None, finished_at=draft.now)
+    close_waits(draft)
+    draft.set(status=status, wait=None, holder=None, lease_expires_at=None, wake_at=None, finished_at=draft.now)
     if status is RunStatus.COMPLETED and draft.head.outcome is Outcome.REJECTED:
         data["outcome"] = Outcome.REJECTED.value
     draft.event(kind, path, **data)
@@ -107,6 +109,34 @@ def close_human_tasks(draft: Draft, reason: str, *, but: str = "") -> None:
             )
             draft.update(closed)
             draft.event(EventKind.HUMAN_TASK_CLOSED, task.path, generation=task.generation)
+
+
+def close_waits(draft: Draft) -> None:
+    """Close the waits that are still open when the run ends."""
+    if not draft.head.generation:
+        return
+    over = {row.key_values() for row in draft.updates if isinstance(row, RunWait)}
+    for wait in draft.view.open_waits():
+        if wait.key_values() not in over:
+            draft.update(dataclasses.replace(wait, status=WaitStatus.CLOSED, ended_at=draft.now))
+
+
+def waiting(asked: Iterable[HumanTask], waits: Iterable[RunWait]) -> set[tuple[str, int]]:
+    """What a run waits for, by path and generation."""
+    return {(task.path, task.generation) for task in asked} | {(wait.path, wait.generation) for wait in waits}
+
+
+def pause_here(draft: Draft, waits: list[RunWait], *, asks: bool) -> None:
+    """Pause: nothing holds a waiting run. A question outranks a signal, a signal a timer, as the reason shown."""
+    kinds = {wait.kind for wait in waits}
+    reason = Wait.HUMAN_TASK if asks else Wait.SIGNAL if Wait.SIGNAL in kinds else Wait.TIMER
+    due = [wait.due_at for wait in waits if wait.due_at is not None]
+    draft.set(status=RunStatus.PAUSED, wait=reason, holder=None, lease_expires_at=None, wake_at=min(due, default=None))
+
+
+def is_due(head: RunHead, now: datetime) -> bool:
+    """Whether a paused run has a timer that is due."""
+    return head.status is RunStatus.PAUSED and head.wake_at is not None and head.wake_at <= now
 
 
 def release_attempts(draft: Draft, *, but: str = "") -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 from flujo import canonical
 from flujo.batch import Batch, Draft, RunView, Transition
-from flujo.records import Attempt, Checkpoint, HumanTask
-from flujo.status import AttemptOutcome, EventKind, RunStatus, TaskStatus, Wait
-from flujo.transitions.rules import begin, end, mine, release_attempts
+from flujo.codec import isoformat
+from flujo.records import Attempt, Checkpoint, HumanTask, RunWait, Signal
+from flujo.status import AttemptOutcome, EventKind, RunStatus, TaskStatus, Wait, WaitStatus
+from flujo.transitions.rules import begin, end, mine, pause_here, release_attempts
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """A finished step: what its checkpoint will hold."""
+    """A finished step: what its checkpoint will hold, the wait that is over with it and the signal that ended it."""
 
     path: str
     name: str
@@ -37,6 +38,8 @@ class StepDone:
     output: str
     context_changes: str | None
     started_at: datetime
+    ends: RunWait | None = None
+    takes: Signal | None = None
     description: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -103,6 +106,7 @@ def complete_step(done: StepDone, then: Position, *, fence: int, lease: timedelt
                 now,
             )
         )
+        _end_wait(draft, done)
         draft.set(step_index=then.index, step_name=then.name, lease_expires_at=now + lease, **_described(done))
         if done.description:
             draft.event(EventKind.RUN_DESCRIBED, done.path, **done.description)
@@ -110,6 +114,16 @@ def complete_step(done: StepDone, then: Position, *, fence: int, lease: timedelt
         return draft.batch()
 
     return decide
+
+
+def _end_wait(draft: Draft, done: StepDone) -> None:
+    if done.ends is not None:
+        draft.update(dataclasses.replace(done.ends, status=WaitStatus.OVER, ended_at=draft.now))
+        if done.takes is None:
+            draft.event(EventKind.TIMER_FIRED, done.path)
+    if done.takes is not None:
+        draft.update(dataclasses.replace(done.takes, taken_by=done.path))
+        draft.event(EventKind.SIGNAL_TAKEN, done.path, message_id=done.takes.message_id)
 
 
 def _described(done: StepDone) -> dict[str, Any]:
@@ -185,16 +199,35 @@ def fail_attempt(
     return decide
 
 
-def fail_run(path: str, error: StepError, *, fence: int, now: datetime) -> Transition:
-    """Fail the run at a construct: its own condition, not a step inside it, went wrong."""
+def fail_run(path: str, error: StepError, *, expired: RunWait | None = None, fence: int, now: datetime) -> Transition:
+    """Fail the run at a node whose own condition, not a step inside it, went wrong, or whose wait expired."""
 
     def decide(view: RunView) -> Batch:
         mine(view, fence)
         draft = Draft(view, now)
+        if expired is not None:
+            _expire(draft, expired)
         _fail(draft, path, error)
         return draft.batch()
 
     return decide
+
+
+def expire(wait: RunWait, *, fence: int, now: datetime) -> Transition:
+    """Record that a signal did not come in time, where a construct catches the failure; it stays so."""
+
+    def decide(view: RunView) -> Batch:
+        mine(view, fence)
+        draft = Draft(view, now)
+        _expire(draft, wait)
+        return draft.batch()
+
+    return decide
+
+
+def _expire(draft: Draft, wait: RunWait) -> None:
+    draft.update(dataclasses.replace(wait, status=WaitStatus.EXPIRED, ended_at=draft.now))
+    draft.event(EventKind.SIGNAL_EXPIRED, wait.path, name=wait.name)
 
 
 def _fail(draft: Draft, path: str, error: StepError) -> None:
@@ -224,8 +257,31 @@ def raise_human_task(question: Question, *, alone: bool, fence: int, now: dateti
         draft.insert(task)
         draft.set(generation=task.generation)
         if alone:
-            draft.set(status=RunStatus.PAUSED, wait=Wait.HUMAN_TASK, holder=None, lease_expires_at=None)
+            pause_here(draft, [], asks=True)
         draft.event(EventKind.HUMAN_TASK_RAISED, task.path, generation=task.generation, digest=task.digest)
         return draft.batch(result=task)
+
+    return decide
+
+
+def begin_wait(
+    path: str, *, kind: Wait, name: str, due_at: datetime | None, alone: bool, fence: int, now: datetime
+) -> Transition:
+    """Begin to wait for a timer or a signal; when nothing else can be running, pause the run too."""
+
+    def decide(view: RunView) -> Batch:
+        head = mine(view, fence)
+        draft = Draft(view, now)
+        if head.cancel_requested:
+            end(draft, RunStatus.CANCELLED, EventKind.RUN_CANCELLED)
+            return draft.batch()
+        wait = RunWait(head.run_id, path, head.generation + 1, kind, name, due_at, now)
+        draft.insert(wait)
+        draft.set(generation=wait.generation)
+        if alone:
+            pause_here(draft, [wait], asks=False)
+        began = EventKind.TIMER_STARTED if kind is Wait.TIMER else EventKind.SIGNAL_AWAITED
+        draft.event(began, path, name=name, due_at=isoformat(due_at) if due_at else None)
+        return draft.batch()
 
     return decide

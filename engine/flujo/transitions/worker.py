@@ -8,11 +8,11 @@ from typing import Any
 
 from flujo import canonical
 from flujo.batch import GENESIS, Batch, Draft, RunView, Transition, required, unchanged
-from flujo.errors import RunCancelled, RunConflict, RunFailed, RunFinished, RunIsLeased, RunNotPaused
+from flujo.errors import RunCancelled, RunConflict, RunFailed, RunFinished, RunIsLeased, RunWaits
 from flujo.lease import is_held
-from flujo.records import RunHead, RunInput
+from flujo.records import RunHead, RunInput, RunWait
 from flujo.status import EventKind, RunStatus, Wait
-from flujo.transitions.rules import ClaimTerms, end, mine, release_attempts, take
+from flujo.transitions.rules import ClaimTerms, end, is_due, mine, pause_here, release_attempts, take, waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +128,8 @@ def _check_claimable(head: RunHead, now: datetime) -> None:
             f"Run {head.run_id} is running in {holder}; its lease ends at {head.lease_expires_at:%H:%M:%S} UTC.",
             holder=str(holder),
         )
-    if head.status is RunStatus.PAUSED:
-        raise RunNotPaused(f"Run {head.run_id} waits for a person at step {head.step_name!r}. Answer it first.")
+    if head.status is RunStatus.PAUSED and not is_due(head, now):
+        raise RunWaits(f"Run {head.run_id} waits at step {head.step_name!r} ({head.wait}).")
     if head.status is RunStatus.COMPLETED:
         raise RunFinished(f"Run {head.run_id} is completed.")
     if head.status is RunStatus.FAILED:
@@ -138,21 +138,27 @@ def _check_claimable(head: RunHead, now: datetime) -> None:
         raise RunCancelled(f"Run {head.run_id} was cancelled, which is final. Start a new run instead.")
 
 
+def _can_go_on(view: RunView, waits: list[RunWait], now: datetime) -> bool:
+    names = {wait.name for wait in waits if wait.kind is Wait.SIGNAL}
+    due = any(wait.due_at is not None and wait.due_at <= now for wait in waits)
+    return due or (bool(names) and any(signal.name in names for signal in view.waiting_signals()))
+
+
 def pause(known: set[tuple[str, int]], *, fence: int, now: datetime) -> Transition:
     """Pause a run whose branches all wait.
 
-    The result is False when one of the `known` questions was answered meanwhile: nothing is written, and the worker
-    goes on with the answer.
+    The result is False when one of the `known` questions was answered meanwhile, a signal came or a timer is due:
+    nothing is written, and the worker goes on with it.
     """
 
     def decide(view: RunView) -> Batch:
         head = mine(view, fence)
-        waiting = {(task.path, task.generation) for task in view.open_human_tasks()}
-        if waiting != known or head.cancel_requested:
+        asked, waits = view.open_human_tasks(), view.open_waits()
+        if waiting(asked, waits) != known or head.cancel_requested or _can_go_on(view, waits, now):
             return unchanged(view, result=False)
         draft = Draft(view, now)
-        draft.set(status=RunStatus.PAUSED, wait=Wait.HUMAN_TASK, holder=None, lease_expires_at=None)
-        draft.event(EventKind.RUN_PAUSED, waiting=len(waiting))
+        pause_here(draft, waits, asks=bool(asked))
+        draft.event(EventKind.RUN_PAUSED, waiting=len(known))
         return draft.batch(result=True)
 
     return decide

@@ -15,6 +15,7 @@ from flujo.records import RunHead
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
 from flujo.state.workflow_state import document_of, state_of
 from flujo.status import RunStatus
+from flujo.transitions.rules import is_due
 
 
 class InMemoryBackend(StateBackend):
@@ -80,4 +81,8 @@ class InMemoryBackend(StateBackend):
 
 def is_ready(head: RunHead, now: datetime) -> bool:
     """Whether a worker could take the run."""
-    return head.status is RunStatus.QUEUED or (head.status is RunStatus.RUNNING and is_held(head, now) is None)
+    return (
+        is_due(head, now)
+        or head.status is RunStatus.QUEUED
+        or (head.status is RunStatus.RUNNING and is_held(head, now) is None)
+    )

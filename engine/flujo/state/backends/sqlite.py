@@ -17,6 +17,7 @@ from typing import Any, ClassVar, TypeVar
 
 from flujo.batch import Batch, Transition
 from flujo.clock import Clock, SystemClock
+from flujo.codec import isoformat
 from flujo.document import RunDocument
 from flujo.errors import BackendBusy, BackendError, CorruptState, Fenced, FlujoError, OutcomeUnknown
 from flujo.lease import is_held
@@ -144,6 +145,7 @@ class SQLiteBackend(StateBackend):
     ) -> list[RunHead]:
         known = None if fingerprints is None else set(fingerprints)
         heads = self._select(RunHead, "status = {0} ORDER BY updated_at", RunStatus.QUEUED.value)
+        heads += self._select(RunHead, "wake_at <= {0} ORDER BY wake_at", isoformat(now))
         running = self._select(RunHead, "status = {0}", RunStatus.RUNNING.value)
         heads += [head for head in running if is_held(head, now) is None]
         return [head for head in heads if known is None or head.fingerprint in known][:limit]
@@ -219,7 +221,7 @@ class _Writer:
             try:
                 with _translated("the store"):
                     self._share_commit(jobs)
-            except BaseException as error:  # noqa: BLE001  # whatever it is, it belongs to those who wait for these writes
+            except BaseException as error:  # whatever it is, it belongs to those who wait for these writes
                 self._drop_connection()
                 for failed in jobs:
                     failed.error = failed.error or error
@@ -272,7 +274,7 @@ class _Writer:
             job.error = Fenced(f"The run changed meanwhile ({error}). Nothing was written.")
         except sqlite3.Error:
             raise
-        except Exception as error:  # noqa: BLE001  # a transition's refusal, or any fault in it: this job's alone
+        except Exception as error:  # a transition's refusal, or any fault in it: this job's alone
             job.error = error
         if job.error is not None:
             connection.execute("ROLLBACK TO job")

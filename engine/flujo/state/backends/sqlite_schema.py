@@ -46,6 +46,7 @@ def _statements() -> list[str]:
     return [
         *tables,
         f"CREATE INDEX IF NOT EXISTS {run}_by_status ON {run} (status, updated_at)",
+        f"CREATE INDEX IF NOT EXISTS {run}_by_wake_at ON {run} (wake_at) WHERE wake_at IS NOT NULL",
         f"CREATE INDEX IF NOT EXISTS {tasks}_open ON {tasks} (status, raised_at)",
         _refuse("update", f"UPDATE ON {events}", "audit events are never changed"),
         _refuse("delete", f"DELETE ON {events}", "audit events are never deleted"),

@@ -1,0 +1,59 @@
+"""The nodes that wait for time or for a signal; a waiting run holds no process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import ValidationError
+
+from flujo import canonical
+from flujo.errors import InvalidInput, PipelineDefinitionError
+from flujo.node import Node
+
+
+class Timer(Node):
+    """Waits until an instant, then passes its input on."""
+
+    kind = "timer"
+
+    def __init__(self, name: str, due: timedelta | Callable[[Any], datetime]) -> None:
+        super().__init__(name)
+        if isinstance(due, timedelta) and due < timedelta(0):
+            raise PipelineDefinitionError(f"Timer {name!r}: {due} is in the past.")
+        self.due = due
+
+    def due_at(self, value: Any, now: datetime) -> datetime:
+        """The instant, for this input."""
+        if isinstance(self.due, timedelta):
+            return now + self.due
+        moment = self.due(value)
+        if moment.tzinfo is None:
+            raise InvalidInput(f"Timer {self.name!r}: {moment} has no time zone.")
+        return moment
+
+
+class SignalStep(Node):
+    """Waits for a message; its validated data is the output."""
+
+    kind = "signal"
+
+    def __init__(self, name: str, schema: Any, timeout: timedelta | None) -> None:
+        super().__init__(name)
+        self.schema = Any if schema is None else schema
+        self.timeout = timeout
+
+    @property
+    def output(self) -> Any:
+        return self.schema
+
+    def validate(self, data: Any) -> str:
+        """The canonical JSON of a valid message. Raises `InvalidInput` with pydantic's `errors` in its details."""
+        try:
+            plain = canonical.encode(data, where="signal")
+            return canonical.encode(canonical.adapter(self.schema).validate_json(plain), self.schema, where="signal")
+        except ValidationError as error:
+            errors = json.loads(error.json(include_url=False, include_input=False, include_context=False))
+            raise InvalidInput(f"The signal {self.name!r} does not fit: {error}", errors=errors) from error
