@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -94,18 +93,31 @@ class Draft:
     def __init__(self, view: RunView, now: datetime, *, actor: str = "", head: RunHead | None = None) -> None:
         self.view = view
         self.now = now
-        self.actor: str = checked(actor=actor)["actor"]
+        self.actor: str = checked(actor=actor)["actor"] if actor else ""
         self.before = view.head
-        self.head = head or required(view)
+        self._head = head or required(view)
+        self._changes: dict[str, Any] = {}
         self.inserts: list[Record] = []
         self.updates: list[Record] = []
+
+    @property
+    def head(self) -> RunHead:
+        """The head as it will be. Its changes are gathered, since making one is dear: it has thirty fields."""
+        if self._changes:
+            self._head = self._head.changed(self._changes)
+            self._changes = {}
+        return self._head
+
+    def has(self, name: str) -> Any:
+        """One field of the head as it will be, without making it."""
+        return self._changes[name] if name in self._changes else getattr(self._head, name)
 
     def set(self, **fields: Any) -> None:
         """Change the head; a change of status must be a legal move."""
         status = fields.get("status")
-        if status is not None and status is not self.head.status:
-            check_move(self.head.status, status)
-        self.head = dataclasses.replace(self.head, **fields)
+        if status is not None and status is not self.has("status"):
+            check_move(self.has("status"), status)
+        self._changes.update(fields)
 
     def insert(self, record: Record) -> None:
         self.inserts.append(record)
@@ -115,9 +127,10 @@ class Draft:
 
     def event(self, kind: EventKind, path: str = "", **data: Any) -> None:
         """Append an audit event to the run's chain."""
-        event = next_event(self.head, kind, self.now, actor=self.actor, path=path, data=data)
+        link = Link(self._head.run_id, self.has("seq"), self.has("chain"), self.has("fence"))
+        event = next_event(link, kind, self.now, actor=self.actor, path=path, data=data)
         self.inserts.append(event)
-        self.head = dataclasses.replace(self.head, seq=event.seq, chain=event.hash, updated_at=self.now)
+        self._changes.update(seq=event.seq, chain=event.hash, updated_at=self.now)
 
     def batch(self, result: Any = None) -> Batch:
         return Batch(self.view.run_id, self.before, self.head, self.inserts, self.updates, result)
@@ -141,10 +154,18 @@ def required(view: RunView) -> RunHead:
     raise RunNotFound(f"No run has the id {view.run_id!r}.")
 
 
-def next_event(
-    head: RunHead, kind: EventKind, at: datetime, *, actor: str, path: str, data: dict[str, Any]
-) -> AuditEvent:
-    """The event that follows `head` in its run's chain."""
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The end of a run's chain, where the next event is added."""
+
+    run_id: str
+    seq: int
+    chain: str
+    fence: int
+
+
+def next_event(head: Link, kind: EventKind, at: datetime, *, actor: str, path: str, data: dict[str, Any]) -> AuditEvent:
+    """The event that follows a chain's end."""
     seq = head.seq + 1
     body = canonical.dump(
         {

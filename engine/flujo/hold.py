@@ -91,8 +91,7 @@ class Hold:
         if then.attempt_path is not None:
             self._numbers[then.attempt_path] = then.attempt
         row = self.document.checkpoint(done.path)
-        assert row is not None  # just written
-        if not is_note(row.path):
+        if row is not None and self.progress is not silent and not is_note(row.path):
             self.progress(step_result(self.entry.pipeline, row))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flujo import canonical
-from flujo.batch import GENESIS, next_event
+from flujo.batch import GENESIS, Link, next_event
 from flujo.document import RunDocument
 from flujo.errors import CorruptState
 from flujo.records import RunHead, RunInput, Tombstone
@@ -89,7 +89,9 @@ def _imported(state: WorkflowState) -> RunDocument:
         updated_at=state.updated_at,
         wait=Wait.OPERATOR if status is RunStatus.PAUSED else None,
     )
-    event = next_event(bare, EventKind.RUN_IMPORTED, state.updated_at, actor="", path="", data={})
+    event = next_event(
+        Link(state.run_id, 0, GENESIS, 0), EventKind.RUN_IMPORTED, state.updated_at, actor="", path="", data={}
+    )
     values = {name: getattr(bare, name) for name in RunHead.__dataclass_fields__}
     head = RunHead(**values | {"seq": event.seq, "chain": event.hash})
     start = RunInput(state.run_id, "null", canonical.dump(state.pipeline_context), "[]")

@@ -97,7 +97,7 @@ def complete_step(done: StepDone, then: Position, *, fence: int, lease: timedelt
                 done.path,
                 done.name,
                 done.position,
-                draft.head.seq,
+                draft.has("seq"),
                 fence,
                 done.attempt,
                 done.output,
@@ -135,13 +135,13 @@ def _described(done: StepDone) -> dict[str, Any]:
 
 def _go_on(draft: Draft, then: Position) -> None:
     """Cancellation is asked for by an operator and takes effect here, between two steps."""
-    if draft.head.cancel_requested:
+    if draft.has("cancel_requested"):
         end(draft, RunStatus.CANCELLED, EventKind.RUN_CANCELLED)
     elif then.finished:
         end(draft, RunStatus.COMPLETED, EventKind.RUN_COMPLETED)
     elif then.attempt_path is not None:
-        head = draft.head
-        draft.insert(Attempt(head.run_id, then.attempt_path, then.attempt, head.round, head.fence, draft.now))
+        run_id, turn, fence = draft.has("run_id"), draft.has("round"), draft.has("fence")
+        draft.insert(Attempt(run_id, then.attempt_path, then.attempt, turn, fence, draft.now))
 
 
 def begin_attempt(path: str, *, fence: int, now: datetime) -> Transition:
