@@ -23,7 +23,6 @@ RUN_EVENTS: dict[str, EventWords] = {
     EventKind.RUN_PAUSED: EventWords("Run paused", "pause"),
     EventKind.RUN_RELEASED: EventWords("Run released by its worker", "arrow-uturn-left"),
     EventKind.RUN_DESCRIBED: EventWords("Run described", "tag"),
-    EventKind.RUN_PAUSED: EventWords("Run held", "pause"),
     EventKind.RUN_COMPLETED: EventWords("Run completed", "check-circle"),
     EventKind.RUN_FAILED: EventWords("Run failed", "x-circle"),
     EventKind.RUN_RETRIED: EventWords("Run retried", "arrow-path"),
