@@ -37,7 +37,7 @@ def _serve() -> None:
             continue
         try:
             result, error = call(), None
-        except BaseException as raised:  # a step's own error, whatever it is, belongs to the loop that awaits it
+        except BaseException as raised:  # noqa: BLE001  # a step's own error, whatever it is, belongs to the loop that awaits it
             result, error = None, raised
         _idle.release()
         if not loop.is_closed():
