@@ -126,7 +126,10 @@ class Flujo:
         waits = head.status is RunStatus.PAUSED and not transitions.is_due(head, self.clock.now())
         if waits or head.status is RunStatus.COMPLETED:
             return result_of(entry, document)
-        await self.backend.transact(head.run_id, transitions.claim(self._terms(entry), now=self.clock.now()))
+        try:
+            await self.backend.transact(head.run_id, transitions.claim(self._terms(entry), now=self.clock.now()))
+        except (RunNotPaused, RunFinished):  # its worker brought it to rest since we looked
+            return result_of(entry, await self._load(head.run_id))
         return await self._execute(entry, head.run_id, progress)
 
     async def _execute(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -14,6 +15,15 @@ _IDLE_SECONDS = 10.0
 _Job = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Any]", Callable[[], Any]]
 _jobs: SimpleQueue[_Job] = SimpleQueue()
 _idle = threading.Semaphore(0)
+
+
+def _start_anew() -> None:
+    """A fork has the queue, but none of the threads."""
+    global _jobs, _idle  # noqa: PLW0603  # they belong to the process
+    _jobs, _idle = SimpleQueue(), threading.Semaphore(0)
+
+
+os.register_at_fork(after_in_child=_start_anew)
 
 
 async def in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -1,0 +1,145 @@
+"""Real processes: killed with -9 at random moments, frozen past their lease, and sharing one store."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from flujo.state.backends.sqlite import SQLiteBackend
+
+from tests.engine.making import environment, python
+
+STEPS = 12
+KILLS = 7
+WORKER = Path(__file__).with_name("worker.py")
+
+
+def start(store: str, folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(WORKER), store, str(folder), *arguments]
+    return subprocess.Popen(command, env=environment(FLUJO_DATA=str(folder)), stdout=subprocess.PIPE)
+
+
+def ledger_of(folder: Path) -> list[str]:
+    path = folder / "ledger"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture(params=["file", "sqlite", "django"])
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
+    """A store that processes share, by its name and folder."""
+    if request.param == "django":
+        made = python("manage.py", "migrate", "--verbosity", "0", timeout=120, FLUJO_DATA=str(tmp_path))
+        assert made.returncode == 0, made.stderr
+    return request.param, tmp_path
+
+
+def run_worker(store: str, folder: Path, *arguments: str) -> str:
+    worker = start(store, folder, *arguments)
+    out, _ = worker.communicate(timeout=60)
+    assert worker.returncode == 0
+    return out.decode()
+
+
+def test_no_committed_step_runs_twice_however_often_its_process_is_killed(shared: tuple[str, Path]) -> None:
+    store, folder = shared
+    chance = random.Random(7)
+    for _ in range(KILLS):
+        worker = start(store, folder, "run")
+        assert worker.stdout is not None
+        worker.stdout.readline()  # it has begun
+        time.sleep(chance.uniform(0, 0.25))
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+        worker.stdout.close()
+
+    out = run_worker(store, folder, "run")
+
+    assert "completed" in out
+    assert f"output {STEPS}" in out
+    lines = [line.split() for line in ledger_of(folder)]
+    effects = Counter(path for what, path, *_ in lines if what == "effect")
+    assert set(effects) == {f"s{number}" for number in range(STEPS)}
+    saved: set[str] = set()
+    for what, path, *rest in lines:
+        if what == "effect":
+            assert path not in saved, f"{path} ran again after its checkpoint was committed"
+            assert rest == [f"r/{path}"], "the idempotency key is the same for every attempt"
+        elif what == "saved":
+            saved.add(path)
+    verified = run_worker(store, folder, "verify")
+    assert verified.startswith("runs 1")
+    assert sum(effects.values()) <= STEPS + KILLS, "a kill costs at most the step it hit"
+
+
+def test_frozen_worker_is_refused_after_its_lease_was_taken_over(shared: tuple[str, Path]) -> None:
+    store, folder = shared
+    frozen = start(store, folder, "hold")
+    assert frozen.stdout is not None
+    assert frozen.stdout.readline() == b"holding\n"
+    frozen.send_signal(signal.SIGSTOP)
+    try:
+        time.sleep(1.1)  # past its lease of one second
+        taken = run_worker(store, folder, "hold", "now")
+    finally:
+        frozen.send_signal(signal.SIGCONT)
+    out, _ = frozen.communicate(timeout=60)
+
+    assert "completed output 2" in taken
+    assert out.decode().splitlines()[-1].startswith("Fenced Run r was taken over by another worker")
+    verified = run_worker(store, folder, "verify")
+    assert "held by token 2" in verified
+
+
+def test_processes_that_start_at_once_share_one_store(shared: tuple[str, Path]) -> None:
+    """Each opens the store for the first time; together they run one run, once."""
+    store, folder = shared
+    workers = [start(store, folder, "share") for _ in range(4)]
+    outs = [worker.communicate(timeout=60)[0].decode() for worker in workers]
+
+    assert [worker.returncode for worker in workers] == [0] * 4, outs
+    effects = Counter(line.split()[1] for line in ledger_of(folder) if line.startswith("effect"))
+    assert effects == {f"run-{number}/only": 1 for number in range(10)}
+    assert run_worker(store, folder, "verify").startswith("runs 10")
+
+
+@pytest.mark.parametrize("kind", ["file", "sqlite", "memory"])
+def test_script_that_forgets_to_close_ends(tmp_path: Path, kind: str) -> None:
+    started = time.monotonic()
+    done = python(WORKER, kind, tmp_path, "forget")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("kind", ["file", "sqlite"])
+def test_fork_of_a_process_that_used_a_backend_can_use_it_too(tmp_path: Path, kind: str) -> None:
+    done = python(WORKER, kind, tmp_path, "fork", timeout=25)
+    assert (done.returncode, done.stdout.split()) == (0, ["parent", "completed", "child", "completed"]), done.stderr
+
+
+def test_interrupted_script_gives_its_run_back(tmp_path: Path) -> None:
+    worker = start("sqlite", tmp_path, "hold")
+    assert worker.stdout is not None
+    worker.stdout.readline()
+    worker.send_signal(signal.SIGINT)
+    worker.communicate(timeout=30)
+
+    async def status() -> str:
+        document = await SQLiteBackend(tmp_path / "runs.db").load("r")
+        assert document is not None
+        assert document.head is not None
+        return document.head.status.value
+
+    assert worker.returncode != 0
+    assert asyncio.run(status()) == "queued"
+
+
+def test_sync_step_that_never_returns_does_not_keep_the_process(tmp_path: Path) -> None:
+    done = python(WORKER, "sqlite", tmp_path, "stuck")
+    assert (done.returncode, done.stdout.strip()) == (0, "failed StepTimeout")

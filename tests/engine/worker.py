@@ -1,0 +1,160 @@
+"""A program that the process tests start, kill and freeze: `worker.py STORE FOLDER ACTION [now]`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from flujo import Flujo, Pipeline, PipelineRegistry, StepContext, StepResult, step
+from flujo.errors import Fenced, RunIsLeased
+from flujo.state.backends.file import FileBackend
+from flujo.state.backends.memory import InMemoryBackend
+from flujo.state.backends.sqlite import SQLiteBackend
+from flujo.state.base import StateBackend
+from flujo.verify import verify_store
+
+STEPS = 12
+
+
+def main(store: str, folder: Path, action: str, *more: str) -> None:
+    backend = open_store(store, folder)
+    actions: dict[str, Any] = {
+        "run": lambda: asyncio.run(run(backend, folder)),
+        "hold": lambda: asyncio.run(hold(backend, *more)),
+        "share": lambda: asyncio.run(share(backend, folder)),
+        "verify": lambda: asyncio.run(verify(backend)),
+        "forget": lambda: runner_of(one_step(folder), backend).run("r", run_id="r"),
+        "fork": lambda: fork(backend, folder),
+        "stuck": lambda: stuck(backend),
+    }
+    actions[action]()
+
+
+def open_store(store: str, folder: Path) -> StateBackend:
+    if store == "django":
+        import django
+
+        os.environ["DJANGO_SETTINGS_MODULE"] = "flujo_site.settings"
+        django.setup()
+        from runs.state_backend import DjangoBackend
+
+        return DjangoBackend()
+    if store == "memory":
+        return InMemoryBackend()
+    return FileBackend(folder / "runs") if store == "file" else SQLiteBackend(folder / "runs.db")
+
+
+def write(folder: Path, line: str) -> None:
+    """One line in the outside world, on disk when this returns."""
+    descriptor = os.open(folder / "ledger", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, f"{line}\n".encode())
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def runner_of(pipeline: Any, backend: StateBackend, **options: Any) -> Flujo:
+    registry = PipelineRegistry()
+    registry.register(pipeline, name="demo", version="1.0.0")
+    return Flujo(registry=registry, pipeline_name="demo", state_backend=backend, **options)
+
+
+def slow_pipeline(folder: Path) -> Pipeline:
+    steps = []
+    for number in range(STEPS):
+
+        @step(name=f"s{number}")
+        async def each(value: int, ctx: StepContext) -> int:
+            write(folder, f"effect {ctx.path} {ctx.idempotency_key}")
+            await asyncio.sleep(0.02)
+            return value + 1
+
+        steps.append(each)
+    return Pipeline(steps)
+
+
+async def run(backend: StateBackend, folder: Path) -> None:
+    print("begun", flush=True)
+    handle = runner_of(slow_pipeline(folder), backend).run_async(0, run_id="r")
+    async for finished in handle:
+        note(folder, finished)
+    result = await handle
+    print(result.status, "output", result.output)
+
+
+def note(folder: Path, finished: StepResult) -> None:
+    write(folder, f"saved {finished.path}")
+
+
+async def hold(backend: StateBackend, now: str = "") -> None:
+    """Hold the run in its only step; with `now`, take it over and finish it at once."""
+
+    @step
+    async def only(value: int) -> int:
+        if not now:
+            print("holding", flush=True)
+            await asyncio.sleep(3)
+        return value + (1 if now else 0)
+
+    runner = runner_of(only, backend, lease=timedelta(seconds=1))
+    try:
+        result = await runner.run_async(1, run_id="r")
+        print(result.status, "output", result.output)
+    except Fenced as fenced:
+        print("Fenced", fenced)
+
+
+def one_step(folder: Path) -> Any:
+    @step
+    def only(value: str, ctx: StepContext) -> str:
+        write(folder, f"effect {ctx.run_id}/only")
+        return value
+
+    return only
+
+
+async def share(backend: StateBackend, folder: Path) -> None:
+    runner = runner_of(one_step(folder), backend)
+    for number in range(10):
+        while True:
+            try:
+                await runner.run_async("x", run_id=f"run-{number}")
+            except RunIsLeased:
+                await asyncio.sleep(0.01)
+            else:
+                break
+
+
+async def verify(backend: StateBackend) -> None:
+    runs, events = await verify_store(backend)
+    document = await backend.load("r")
+    fence = document.head.fence if document is not None and document.head is not None else 0
+    print("runs", runs, "events", events, "held by token", fence)
+
+
+def fork(backend: StateBackend, folder: Path) -> None:
+    runner = runner_of(one_step(folder), backend)
+    print("parent", runner.run("x", run_id="parent").status, flush=True)
+    child = os.fork()
+    if child == 0:
+        print("child", runner.run("x", run_id="child").status, flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+def stuck(backend: StateBackend) -> None:
+    @step(timeout=timedelta(seconds=0.2))
+    def forever(value: int) -> int:
+        time.sleep(3_600)
+        return value
+
+    result = runner_of(forever, backend).run(1)
+    print(result.status, (result.error or "").partition(":")[0])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
