@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from flujo import WorkflowState
+from flujo import Flujo, PipelineRegistry, Step, WorkflowState
 from flujo.errors import (
     AuditChainBroken,
     BackendCannot,
@@ -251,3 +251,22 @@ async def test_ready_runs_are_those_a_worker_could_take(built_in: Store, ledger:
     assert [head.run_id for head in await backend.ready(now)] == ["dead"]
     assert [head.run_id for head in await backend.ready(now, fingerprints=mine)] == ["dead"]
     assert await backend.ready(now, fingerprints=["another"]) == []
+
+
+async def test_newer_state_of_an_active_run_replaces_the_stored_one(store: Store) -> None:
+    """The head is changed in place: the store refuses to delete an active run, even to write it again."""
+    asks = [Step.human_in_the_loop(name, message_for_user="?", input_schema=int) for name in ("a", "b")]
+    registry = PipelineRegistry()
+    registry.register(asks[0] >> asks[1], name="two", version="1.0.0")
+    source = InMemoryBackend()
+    flujo = Flujo(registry=registry, pipeline_name="two", state_backend=source)
+    await flujo.run_async(1, run_id="r")
+    for answer in (None, 5):
+        if answer is not None:
+            await flujo.resume_async("r", answer)
+        await store.backend.save_state("r", await state_of(source))
+    document = await store.backend.load("r")
+    assert document is not None
+    assert document.head is not None
+    assert document.head.step_name == "b"
+    assert document.start.input == "1"

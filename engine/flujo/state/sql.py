@@ -184,12 +184,14 @@ def write(cursor: Cursor, dialect: Dialect, batch: Batch) -> None:
 
 def replace(cursor: Cursor, dialect: Dialect, stored: RunDocument | None, document: RunDocument) -> None:
     """Write a whole run over a stored one of the same history; audit events that are stored stay as they are."""
-    known = {row.key_values() for row in stored.events()} if stored else set()
-    for kind in (*_GONE_WITH_THE_RUN, RunHead, Tombstone):
+    known: set[Record] = set(stored.events()) if stored else set()
+    for kind in (*_GONE_WITH_THE_RUN, Tombstone):
         cursor.execute(f"DELETE FROM {dialect.tables[kind]} WHERE run_id = {dialect.mark}", [document.run_id])
+    if stored is not None and stored.head is not None:
+        _write_head(cursor, dialect, Batch(document.run_id, stored.head, document.head))
     for kind, rows in _by_kind(document.records()):
         for row in rows:
-            if row.key_values() not in known or kind is not AuditEvent:
+            if row not in known and not (kind is RunHead and stored is not None and stored.head is not None):
                 values = [dialect.to_db(getattr(row, name)) for name in columns(kind)]
                 cursor.execute(dialect.insert(kind, 1), values)
 
