@@ -92,13 +92,14 @@ class Site:
         self.logs.append(self.folder / f"{server}-{time.monotonic_ns()}.log")
         arguments = [sys.executable, "manage.py", server, *options]
         with self.logs[-1].open("w") as log:
-            self.process = subprocess.Popen(
+            process = subprocess.Popen(
                 [*arguments, "--port", port] if server == "serve" else arguments,
                 cwd=ROOT, env=environment(self.folder, self.database_url), stdout=log, stderr=log, text=True,
             )  # fmt: skip
+        self.process = process
         ready = "Ctrl-C stops it"
-        wait_for(lambda: ready in self.log or self.process.poll() is not None, "the server to start", 40)  # type: ignore[union-attr]  # started above
-        assert self.process.poll() is None, self.log
+        wait_for(lambda: ready in self.log or process.poll() is not None, "the server to start", 40)
+        assert process.poll() is None, self.log
         if server == "serve":
             self.url = next(word for word in self.log.split() if word.startswith("http://127"))
         return self
