@@ -270,3 +270,28 @@ async def test_newer_state_of_an_active_run_replaces_the_stored_one(store: Store
     assert document.head is not None
     assert document.head.step_name == "b"
     assert document.start.input == "1"
+
+
+async def test_write_decided_on_an_older_head_is_fenced(built_in: Store, ledger: Ledger) -> None:
+    """The second line of defence: even a decision made outside the store's transaction cannot overwrite a newer one."""
+    from datetime import timedelta
+
+    from flujo.batch import Batch
+    from flujo.errors import Fenced
+    from flujo.transitions import cancel, complete_step
+    from flujo.transitions.steps import Position, StepDone
+
+    backend, now = built_in.backend, runner_of(order_pipeline(ledger), built_in.backend).clock.now()
+    with pytest.raises(Crash):
+        await runner_of(order_pipeline(ledger, crash_in="price"), backend).run_async("lamp", run_id="r")
+    done = StepDone("price", "price", 0, 1, "4", None, now)
+    completing = complete_step(done, Position(1, "approve"), fence=1, lease=timedelta(seconds=9), now=now)
+    old: Batch = completing(await document_of(backend, "r"))
+    await backend.transact("r", cancel(actor="", reason="", now=now, facts={}))
+    before = await document_of(backend, "r")
+
+    with pytest.raises(Fenced):
+        await backend.transact("r", lambda view: old)
+
+    assert (await document_of(backend, "r")).head == before.head
+    assert (await document_of(backend, "r")).checkpoint("price") is None
