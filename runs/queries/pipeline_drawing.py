@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from flujo.constructs import Construct
 from flujo.human import HumanStep
 from flujo.node import Node
 from flujo.pipeline import Pipeline
+from flujo.waits import SignalStep, Timer
+
+from runs.words import duration_words
 
 BOX_WIDTH, BOX_HEIGHT, GAP = 210, 46, 30
 MARGIN, BRANCH_GAP, DOT = 10, 62, 5
@@ -23,7 +27,7 @@ class Box:
     name: str
     label: str
     note: str
-    is_human: bool
+    kind: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +106,15 @@ def _box(node: Node, x: int, y: int) -> Box:
     note = note_of(node)
     label = node.name if len(node.name) <= LONGEST_LABEL else node.name[: LONGEST_LABEL - 1] + "…"
     note = note if len(note) <= LONGEST_LABEL + 6 else note[: LONGEST_LABEL + 5] + "…"
-    return Box(x, y, node.name, label, note, isinstance(node, HumanStep))
+    return Box(x, y, node.name, label, note, node.kind)
 
 
 def note_of(node: Node) -> str:
     """What kind of step it is, in a few words."""
     if isinstance(node, HumanStep):
         return asks(node)
+    if isinstance(node, Timer | SignalStep):
+        return waits_for(node)
     if isinstance(node, Construct):
         names = [segment for segment, _ in node.parts()]
         return _KINDS[node.kind].format(count=len(names), first=names[0], last=names[-1])
@@ -132,12 +138,24 @@ def asks(node: HumanStep) -> str:
     return "asks " + ", ".join(name.replace("group:", "group ") for name in node.candidates)
 
 
+def waits_for(node: Timer | SignalStep) -> str:
+    """What a timer or a signal waits for."""
+    if isinstance(node, Timer):
+        return (
+            f"waits {duration_words(node.due.total_seconds())}"
+            if isinstance(node.due, timedelta)
+            else "waits until a time"
+        )
+    longest = f", at most {duration_words(node.timeout.total_seconds())}" if node.timeout else ""
+    return f"waits for the signal {node.name}{longest}"
+
+
 def sentence(pipeline: Pipeline) -> str:
     """The drawing in words."""
     said = []
     for number, node in enumerate(pipeline.nodes, start=1):
         part = f"{number}. {node.name}"
-        if isinstance(node, Construct):
+        if isinstance(node, Construct | Timer | SignalStep):
             part += f" ({note_of(node)})"
         if isinstance(node, HumanStep):
             then = "the run stops" if node.on_reject is None else f"go to {sentence(node.on_reject)}"

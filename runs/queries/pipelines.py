@@ -16,6 +16,7 @@ from flujo.human import HumanStep
 from flujo.node import Node
 from flujo.registry import RegisteredPipeline
 from flujo.status import RunStatus
+from flujo.waits import SignalStep, Timer
 
 from runs import access
 from runs.models import Run
@@ -62,6 +63,8 @@ class StepLine:
     name: str
     description: str
     note: str
+    icon: str
+    kind_words: str
     is_human: bool
     asks: str
     answer: str
@@ -179,6 +182,20 @@ def _every(nodes: Iterable[Node]) -> Iterator[Node]:
         yield from _every(part for _, part in _parts(node))
 
 
+KINDS: dict[str, tuple[str, str]] = {
+    "step": ("", ""),
+    "human_task": ("hand-raised", "asks a person"),
+    "timer": ("clock", "waits for a time"),
+    "signal": ("clock", "waits for a signal"),
+    "pipeline": ("square-3-stack-3d", "steps in one"),
+    "parallel": ("arrows-right-left", "parallel"),
+    "map": ("queue-list", "for each item"),
+    "branch": ("arrow-turn-down-right", "branch"),
+    "loop": ("arrow-path", "loop"),
+    "fallback": ("lifebuoy", "fallback"),
+}
+"""The icon and the words of each kind of step; an ordinary one needs none."""
+
 _ANSWERS = {"text": "a text", "bool": "approve or reject", "form": "a form"}
 
 
@@ -192,7 +209,9 @@ def _line(number: int, node: Node) -> StepLine:
         number=number,
         name=node.name,
         description=node.description,
-        note=note_of(node) if isinstance(node, Construct) else "",
+        note=note_of(node) if isinstance(node, Construct | Timer | SignalStep) else "",
+        icon=KINDS[node.kind][0],
+        kind_words=KINDS[node.kind][1],
         is_human=human is not None,
         asks=asks(human) if human else "",
         answer=_ANSWERS[human.kind_of_answer] if human else "",

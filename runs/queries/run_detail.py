@@ -19,6 +19,7 @@ from runs.queries.payload import ABSENT, Payload, payload
 from runs.queries.run_header import RunHeader, header
 from runs.queries.run_list import candidates
 from runs.queries.run_steps import Steps, steps
+from runs.queries.waits import WaitLine, open_waits
 
 MAX_QUESTIONS = 10
 _WHY = [EventKind.RUN_CANCELLED, EventKind.RUN_CANCEL_REQUESTED, EventKind.RUN_REJECTED]
@@ -44,6 +45,7 @@ class ResumeCard:
     next_name: str
     holder: str
     questions: list[Question]
+    waits: list[WaitLine]
     ended_by: str
     ended_why: str
     ended_at: datetime | None
@@ -108,6 +110,7 @@ def _resume(run: Run, shape: list[dict[str, Any]], *, stalled: bool) -> ResumeCa
         next_name=run.step_name,
         holder=str(parse_holder(run.holder) or "a worker"),
         questions=[Question(task, candidates(task)) for task in tasks],
+        waits=open_waits([run.pk]).get(run.pk, []),
         ended_by=actor,
         ended_why=json.loads(body)["data"].get("reason", ""),
         ended_at=at,

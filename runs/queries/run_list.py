@@ -20,6 +20,7 @@ from runs.filters import RunFilter
 from runs.models import HumanTask, Run
 from runs.queries import keyset
 from runs.queries.bounded_counts import bounded_counts, count_words
+from runs.queries.waits import WaitLine, open_waits
 
 NEW_BOUND = 100
 _BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
@@ -50,7 +51,8 @@ class RunRow:
     step_count: int
     waiting_on: list[str] | None
     task_id: int | None
-    more_tasks: int
+    until: WaitLine | None
+    more: int
     started_at: datetime | None
     seconds: float | None
     owner: str
@@ -153,17 +155,18 @@ def _tabs(visible: QuerySet[Run], asked: RunFilter) -> tuple[list[Tab], int]:
 
 
 def rows_of(found: list[Run]) -> list[RunRow]:
-    """The runs as rows, in their order, in one query."""
+    """The runs as rows, in their order, in two queries."""
     now = timezone.now()
     active = [run.run_id for run in found if run.active]
     open_tasks = HumanTask.objects.filter(run__in=active, status=TaskStatus.OPEN).defer("evidence", "schema")
     tasks = defaultdict(list)
     for task in open_tasks:
         tasks[task.run_id].append(task)
-    return [_row(run, tasks[run.run_id], now) for run in found]
+    waits = open_waits(active)
+    return [_row(run, tasks[run.run_id], waits.get(run.run_id, []), now) for run in found]
 
 
-def _row(run: Run, tasks: list[HumanTask], now: datetime) -> RunRow:
+def _row(run: Run, tasks: list[HumanTask], waits: list[WaitLine], now: datetime) -> RunRow:
     task = tasks[0] if tasks else None
     started, finished = run.started_at, run.finished_at or now
     return RunRow(
@@ -180,7 +183,8 @@ def _row(run: Run, tasks: list[HumanTask], now: datetime) -> RunRow:
         step_count=run.step_count,
         waiting_on=candidates(task) if task else None,
         task_id=task.pk if task else None,
-        more_tasks=len(tasks) - 1,
+        until=waits[0] if waits and not task else None,
+        more=len(tasks) + len(waits) - 1,
         started_at=started,
         seconds=(finished - started).total_seconds() if started else None,
         owner=run.owner,

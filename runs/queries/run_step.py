@@ -9,7 +9,7 @@ from django.http import Http404
 from flujo.errors import PipelineNotFound
 
 from runs import access
-from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run, RunInput
+from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run, RunInput, RunWait
 from runs.queries.payload import Payload, payload
 from runs.queries.run_detail import last_own_frame, shape_of
 from runs.queries.run_header import RunHeader, header
@@ -47,7 +47,8 @@ class StepPage:
     number: int | None
     count: int
     description: str
-    is_human: bool
+    kind: str
+    waits: list[RunWait]
     saved: Checkpoint | None
     seconds: float | None
     given: Payload
@@ -72,7 +73,8 @@ def page(user: access.User, run: Run, path: str) -> StepPage:
     attempts = list(Attempt.objects.filter(run=run, path=path).order_by("number"))
     tasks = list(HumanTask.objects.filter(run=run, path=path).defer("schema").order_by("generation"))
     decisions = {answer.generation: answer for answer in Decision.objects.filter(run=run, path=path)}
-    if path not in names and not (saved or attempts or tasks):
+    waits = list(RunWait.objects.filter(run=run, path=path).order_by("generation"))
+    if path not in names and not (saved or attempts or tasks or waits):
         raise Http404("This run has no such step.")
     place = names.index(path) if path in names else None
     given = tasks[-1].evidence if tasks else _input(run, names, place)
@@ -82,7 +84,8 @@ def page(user: access.User, run: Run, path: str) -> StepPage:
         number=None if place is None else place + 1,
         count=len(names),
         description=_description(run, path),
-        is_human=bool(tasks) or (place is not None and shape[place]["kind"] == "human_task"),
+        kind=shape[place]["kind"] if place is not None else _kind(tasks, waits),
+        waits=waits,
         saved=saved,
         seconds=(saved.finished_at - saved.started_at).total_seconds() if saved else None,
         given=payload(given, shown=head.shows_values),
@@ -92,6 +95,11 @@ def page(user: access.User, run: Run, path: str) -> StepPage:
         earlier=names[place - 1] if place else "",
         later=names[place + 1] if place is not None and place + 1 < len(names) else "",
     )
+
+
+def _kind(tasks: list[HumanTask], waits: list[RunWait]) -> str:
+    """The kind of a step inside another one, by what it left."""
+    return waits[-1].kind if waits else "human_task" if tasks else "step"
 
 
 def _input(run: Run, names: list[str], place: int | None) -> str | None:

@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 
 from django.db.models import Case, IntegerField, Model, QuerySet, Value, When
 from django.db.models.functions import Substr
-from flujo.status import AttemptOutcome, DecisionOutcome, RunStatus, TaskStatus
+from flujo.status import AttemptOutcome, DecisionOutcome, Outcome, RunStatus, TaskStatus, Wait, WaitStatus
 
-from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run
+from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run, RunWait
 from runs.queries.timeline import Bar, Span, Timeline
+from runs.queries.waits import WaitLine, line_of
 
 INSIDE = re.compile(r"^([^/\[#]+)/?(.*)$", re.DOTALL)
 """A path's own step of the pipeline, and the rest."""
@@ -31,7 +32,7 @@ class StepRow:
     path: str
     name: str
     number: int | None
-    is_human: bool
+    kind: str
     state: str
     is_next: bool
     attempts: int
@@ -39,6 +40,7 @@ class StepRow:
     seconds: float | None
     preview: str
     note: str
+    until: WaitLine | None
     error: str
     bars: list[Bar]
 
@@ -61,6 +63,12 @@ class _Traces:
     attempts: list[Attempt] = field(default_factory=list)
     task: HumanTask | None = None
     decision: Decision | None = None
+    wait: RunWait | None = None
+
+    @property
+    def kind(self) -> str:
+        """The kind of step that leaves such traces."""
+        return self.wait.kind if self.wait else "human_task" if self.task else "step"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +77,7 @@ class _Place:
 
     path: str
     number: int | None
-    is_human: bool
+    kind: str
     begun: bool = False
 
 
@@ -83,7 +91,7 @@ class _Scene:
 
 
 def steps(run: Run, shape: list[dict[str, Any]], *, now: datetime, stalled: bool, shows_values: bool) -> Steps:
-    """The rows of `run`, whose pipeline has `shape`, in four queries."""
+    """The rows of `run`, whose pipeline has `shape`, in five queries."""
     scene, traces, cut = _Scene(run, now, stalled), *_collect(run, [node["name"] for node in shape])
     spans = {path: _spans(trace, now) for path, trace in traces.items()}
     line = _timeline(run, spans)
@@ -97,9 +105,9 @@ def steps(run: Run, shape: list[dict[str, Any]], *, now: datetime, stalled: bool
 
 
 def _timeline(run: Run, spans: dict[str, list[tuple[Span, str]]]) -> Timeline:
-    """The scale of all rows; waiting for a person is idle time."""
+    """The scale of all rows; waiting is idle time."""
     every = [span for each in spans.values() for span, _ in each]
-    busy = [span for each in spans.values() for span, tone in each if tone not in {"wait", "whole"}]
+    busy = [span for each in spans.values() for span, tone in each if tone not in {"wait", "waiting", "whole"}]
     start = min((since for since, _ in every), default=run.created_at)
     return Timeline(busy, start=start, end=max((until for _, until in every), default=start))
 
@@ -112,6 +120,7 @@ def _collect(run: Run, tops: list[str]) -> tuple[dict[str, _Traces], bool]:
     attempts = _newest(Attempt.objects.filter(run=run), tops, "started_at", "number")
     tasks = _newest(HumanTask.objects.filter(run=run).defer("evidence", "schema"), tops, "generation")
     decisions = _newest(Decision.objects.filter(run=run), tops, "generation")
+    waits = _newest(RunWait.objects.filter(run=run), tops, "generation")
     for checkpoint in checkpoints:
         traces[checkpoint.path].checkpoint = checkpoint
     for attempt in attempts:
@@ -120,7 +129,9 @@ def _collect(run: Run, tops: list[str]) -> tuple[dict[str, _Traces], bool]:
         traces[task.path].task = task
     for decision in decisions:
         traces[decision.path].decision = decision
-    return traces, BOUND in (len(checkpoints), len(attempts), len(tasks))
+    for wait in waits:
+        traces[wait.path].wait = wait
+    return traces, BOUND in (len(checkpoints), len(attempts), len(tasks), len(waits))
 
 
 def _newest(rows: QuerySet[M], tops: list[str], *order: str) -> list[M]:
@@ -135,11 +146,11 @@ def _places(shape: list[dict[str, Any]], traces: dict[str, _Traces]) -> list[_Pl
     tops = {node["name"] for node in shape}
     for path, trace in traces.items():
         if path not in tops:
-            inner[INSIDE.sub(r"\1", path)].append(_Place(path, None, trace.task is not None))
+            inner[INSIDE.sub(r"\1", path)].append(_Place(path, None, trace.kind))
     places = []
     for number, node in enumerate(shape, start=1):
         inside = inner.pop(node["name"], [])
-        places += [_Place(node["name"], number, node["kind"] == "human_task", begun=bool(inside)), *inside]
+        places += [_Place(node["name"], number, node["kind"], begun=bool(inside)), *inside]
     return places + [place for left_over in inner.values() for place in left_over]
 
 
@@ -150,7 +161,7 @@ def _row(scene: _Scene, place: _Place, trace: _Traces) -> StepRow:
         path=place.path,
         name=place.path if place.number else INSIDE.sub(r"\2", place.path),
         number=place.number,
-        is_human=place.is_human,
+        kind=place.kind,
         state=_state(scene, place, trace),
         is_next=place.number == scene.run.step_index + 1 and scene.run.active,
         attempts=len(trace.attempts),
@@ -158,6 +169,7 @@ def _row(scene: _Scene, place: _Place, trace: _Traces) -> StepRow:
         seconds=(_end(trace, scene.now) - started).total_seconds() if started else None,
         preview=_preview(saved),
         note=_note(place, trace),
+        until=line_of(trace.wait) if trace.wait and trace.wait.status == WaitStatus.OPEN else None,
         error=f"{last.error_type}: {last.error_message}" if last and last.error_type and not saved else "",
         bars=[],
     )
@@ -166,6 +178,8 @@ def _row(scene: _Scene, place: _Place, trace: _Traces) -> StepRow:
 def _started(trace: _Traces) -> datetime | None:
     if trace.task:
         return trace.task.raised_at
+    if trace.wait:
+        return trace.wait.began_at
     if trace.attempts:
         return trace.attempts[0].started_at
     return trace.checkpoint.started_at if trace.checkpoint else None
@@ -175,7 +189,7 @@ def _note(place: _Place, trace: _Traces) -> str:
     """Who decided, that nobody had to, or how often it was tried."""
     if trace.decision is not None:
         return f"by {trace.decision.actor or 'a program'}"
-    if place.is_human and trace.checkpoint is not None and trace.task is None:
+    if place.kind == "human_task" and trace.checkpoint is not None and trace.task is None:
         return "nobody was asked"
     return f"{len(trace.attempts)} attempts" if len(trace.attempts) > 1 else ""
 
@@ -188,6 +202,8 @@ def _preview(saved: Checkpoint | None) -> str:
 def _end(trace: _Traces, now: datetime) -> datetime:
     if trace.task:
         return trace.task.closed_at or now
+    if trace.wait:
+        return trace.wait.ended_at or now
     if trace.checkpoint:
         return trace.checkpoint.finished_at
     return (trace.attempts[-1].finished_at if trace.attempts else None) or now
@@ -199,6 +215,8 @@ def _state(scene: _Scene, place: _Place, trace: _Traces) -> str:
         return _state_of_question(trace.task, trace.decision)
     if trace.checkpoint is not None:
         return RunStatus.COMPLETED
+    if trace.wait is not None:
+        return _STATES_OF_WAITS[WaitStatus(trace.wait.status)]
     if not trace.attempts:
         return _state_of_the_run(scene) if place.begun else "not_started"
     last = trace.attempts[-1]
@@ -213,7 +231,24 @@ def _state_of_the_run(scene: _Scene) -> str:
     """How a step stands that holds others, some of which have begun: as its run does."""
     if scene.stalled:
         return "stalled"
-    return "needs_person" if scene.run.status == RunStatus.PAUSED else str(scene.run.status)
+    return _STATES_OF_PAUSES.get(scene.run.wait or "", str(scene.run.status))
+
+
+_STATES_OF_PAUSES: dict[str, str] = {
+    Wait.HUMAN_TASK: "needs_person",
+    Wait.TIMER: "waiting",
+    Wait.SIGNAL: "waiting",
+    Wait.RETRY: "waiting",
+    Wait.OPERATOR: Outcome.NEEDS_ATTENTION,
+}
+
+
+_STATES_OF_WAITS: dict[WaitStatus, str] = {
+    WaitStatus.OPEN: "waiting",
+    WaitStatus.OVER: RunStatus.COMPLETED,
+    WaitStatus.EXPIRED: Outcome.EXPIRED,
+    WaitStatus.CLOSED: TaskStatus.CLOSED,
+}
 
 
 def _state_of_question(task: HumanTask, decision: Decision | None) -> str:
@@ -230,6 +265,8 @@ def _spans(trace: _Traces, now: datetime) -> list[tuple[Span, str]]:
     """When something happened at the path, and in which tone it is drawn."""
     if trace.task is not None:
         return [((trace.task.raised_at, trace.task.closed_at or now), "wait")]
+    if trace.wait is not None:
+        return [((trace.wait.began_at, trace.wait.ended_at or now), "waiting")]
     if trace.checkpoint is not None and not trace.attempts:
         return [((trace.checkpoint.started_at, trace.checkpoint.finished_at), "whole")]
     done = trace.checkpoint.attempt if trace.checkpoint else None

@@ -70,6 +70,23 @@ def at(when: datetime | None) -> SafeString | str:
 
 
 @register.simple_tag
+def until(when: datetime | None) -> SafeString | str:
+    """An instant that something waits for: its time of day, its day where that isn't today, and how far it is."""
+    if when is None:
+        return ""
+    now, local = timezone.now(), timezone.localtime(when)
+    day = "" if local.date() == timezone.localtime(now).date() else f"{local:%d %b %Y}, "
+    seconds = (now - when).total_seconds()
+    return format_html(
+        'until {}{} (<time datetime="{}" data-ago>{}</time>)',
+        day,
+        f"{local:%H:%M %Z}",
+        when.isoformat(),
+        ago_words(seconds),
+    )
+
+
+@register.simple_tag
 def duration(seconds: float | None) -> SafeString | str:
     """A length of time in the two units that matter."""
     if seconds is None:

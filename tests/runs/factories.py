@@ -14,9 +14,20 @@ from django.contrib.auth.hashers import make_password
 from django.contrib.auth.models import Group, User
 from flujo.codec import isoformat
 from flujo.lease import Holder
-from flujo.status import AttemptOutcome, DecisionOutcome, EventKind, Outcome, RunStatus, TaskStatus, Wait
+from flujo.status import AttemptOutcome, DecisionOutcome, EventKind, Outcome, RunStatus, TaskStatus, Wait, WaitStatus
 
-from runs.models import Attempt, AuditEvent, Checkpoint, Decision, HumanTask, PipelineGrant, Run, RunInput, Tombstone
+from runs.models import (
+    Attempt,
+    AuditEvent,
+    Checkpoint,
+    Decision,
+    HumanTask,
+    PipelineGrant,
+    Run,
+    RunInput,
+    RunWait,
+    Tombstone,
+)
 
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 STEPS = ("parse", "price", "approve", "post")
@@ -230,6 +241,17 @@ def decision(
         actor=actor,
         **row,
     )
+
+
+def run_wait(run: Run, path: str, *, kind: str = Wait.TIMER, due_at: datetime | None = None, **fields: Any) -> RunWait:
+    """A wait for a time or for the signal that the path's last segment names, open unless told otherwise."""
+    defaults = {
+        "generation": run.generation + 1,
+        "name": path.rsplit("/", 1)[-1],
+        "began_at": run.created_at,
+        "status": WaitStatus.OPEN,
+    }
+    return RunWait.objects.create(run=run, path=path, kind=kind, due_at=due_at, **{**defaults, **fields})
 
 
 # History

@@ -81,9 +81,9 @@ def test_list_costs_the_same_queries_however_many_runs_it_shows(client: Client) 
     assert queries_of(client, "/runs/") == few
 
 
-def test_list_itself_costs_four_queries(viewer: User, django_assert_num_queries: DjangoAssertNumQueries) -> None:
+def test_list_itself_costs_five_queries(viewer: User, django_assert_num_queries: DjangoAssertNumQueries) -> None:
     factories.paused_run()
-    with django_assert_num_queries(4):  # what the reader may see, runs, counts, open requests
+    with django_assert_num_queries(5):  # what the reader may see, runs, counts, open requests, open waits
         run_list.page(viewer, RunFilter(QueryDict("status=paused")))
 
 

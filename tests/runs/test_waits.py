@@ -1,0 +1,181 @@
+"""Pages name what a run waits for when it isn't a person: until when, and which signal."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from html import unescape
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+from django.utils import timezone
+from flujo import Step, step
+from flujo.node import Node
+from flujo.status import RunStatus, Wait, WaitStatus
+from pytest_django import DjangoAssertNumQueries
+
+from runs.models import Run
+from runs.queries import run_list
+from runs.queries.pipeline_drawing import draw
+from runs.queries.pipelines import KINDS
+from runs.registry import registry
+from tests.runs import factories
+from tests.runs.conftest import SignIn
+
+pytestmark = pytest.mark.django_db
+
+SHAPE = [{"name": "cool", "kind": "timer"}, {"name": "paid", "kind": "signal"}, {"name": "post", "kind": "step"}]
+TODAY = r"until \d\d:\d\d UTC"
+DAYS_AHEAD = r"until \d\d \w{3} \d{4}, \d\d:\d\d UTC"
+
+
+@step
+async def post(value: object) -> None:
+    """Book it."""
+
+
+@step
+async def again(value: object) -> object:
+    return value
+
+
+registry.register(
+    Step.sleep("cool", timedelta(days=30))
+    >> Step.wait_for_signal("paid", timeout=timedelta(days=3))
+    >> Step.sleep_until("then", lambda value: timezone.now())
+    >> Step.parallel("both", {"left": again, "right": Step.wait_for_signal("seen")})
+    >> Step.map_over("each", again)
+    >> Step.branch_on("way", str, {"a": again, "b": again})
+    >> Step.loop_until("poll", again, until=bool)
+    >> Step.fallback("safe", again, post)
+    >> (again >> post).as_step("part")
+    >> Step.human_in_the_loop("approve", message_for_user="Ship it?", input_schema=bool),
+    name="every-kind",
+    version="1.0.0",
+)
+
+
+@pytest.fixture
+def client(viewer: User, sign_in: SignIn) -> Client:
+    return sign_in(viewer)
+
+
+def words_of(client: Client, url: str) -> str:
+    words = re.sub(r"<[^>]+>", " ", client.get(url).content.decode())
+    return re.sub(r" ([,.:;)])", r"\1", re.sub(r"\s+", " ", unescape(words))).replace("( ", "(")
+
+
+def waiting(kind: Wait, *, days: float | None, at: int = 0, path: str = "") -> Run:
+    run = factories.run("r1", status=RunStatus.PAUSED, wait=kind, shape=SHAPE, steps=["cool", "paid", "post"], at=at)
+    due = None if days is None else timezone.now() + timedelta(days=days, minutes=1)
+    factories.run_wait(run, path or run.step_name, kind=kind, due_at=due)
+    return run
+
+
+@pytest.mark.parametrize("page", ["/runs/", "/runs/r1/"])
+def test_timer_says_until_when_and_how_long_that_is(client: Client, page: str) -> None:
+    waiting(Wait.TIMER, days=3)
+    assert re.search(DAYS_AHEAD + r" \(in 3 d\)", words_of(client, page))
+
+
+def test_timer_of_today_leaves_the_day_out(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    noon = timezone.now().replace(hour=12, minute=0)
+    monkeypatch.setattr(timezone, "now", lambda: noon)
+    run = waiting(Wait.TIMER, days=None)
+    factories.RunWait.objects.filter(run=run).update(due_at=noon + timedelta(hours=2, minutes=5))
+    assert "Waiting until 14:05 UTC (in 2 h)." in words_of(client, "/runs/r1/")
+
+
+@pytest.mark.parametrize("page", ["/runs/", "/runs/r1/"])
+def test_signal_is_named_with_its_time_out(client: Client, page: str) -> None:
+    waiting(Wait.SIGNAL, days=3, at=1)
+    assert re.search(rf"for the signal paid \({DAYS_AHEAD} \(in 3 d\)\)", words_of(client, page))
+
+
+def test_signal_without_a_time_out_is_only_named(client: Client) -> None:
+    waiting(Wait.SIGNAL, days=None, at=1)
+    assert "Waiting for the signal paid. Saved after step 1 cool" in words_of(client, "/runs/r1/")
+
+
+def test_run_that_waits_for_a_person_and_a_signal_says_both(client: Client) -> None:
+    run = factories.run("r1", status=RunStatus.PAUSED, steps=["both", "post"])
+    factories.human_task(run, path="both/ask", name="ask", candidates=["ben"])
+    factories.run_wait(run, "both/paid", kind=Wait.SIGNAL)
+    page = words_of(client, "/runs/r1/")
+    assert re.search(r"Waiting for B ben since .* Also waiting for the signal paid\.", page)
+    assert re.search(r"B ben and 1 more", words_of(client, "/runs/"))
+
+
+def test_list_shows_the_wait_that_ends_first_and_counts_the_others(client: Client) -> None:
+    run = waiting(Wait.TIMER, days=9)
+    factories.run_wait(run, "other", due_at=timezone.now() + timedelta(days=2, minutes=1))
+    assert re.search(r"\(in 2 d\) and 1 more", words_of(client, "/runs/"))
+
+
+def test_list_takes_two_queries_for_any_number_of_waits(django_assert_num_queries: DjangoAssertNumQueries) -> None:
+    for _ in range(3):
+        run = factories.run(status=RunStatus.PAUSED, wait=Wait.TIMER)
+        factories.run_wait(run, "parse", due_at=timezone.now())
+    runs = list(Run.objects.all())
+    with django_assert_num_queries(2):
+        run_list.rows_of(runs)
+
+
+def test_steps_that_wait_show_a_clock_and_words(client: Client) -> None:
+    waiting(Wait.TIMER, days=3)
+    page = words_of(client, "/runs/r1/")
+    assert re.search(rf"1 cool Waits {DAYS_AHEAD} \(in 3 d\) Waiting", page)
+    assert "2 paid Waits for a signal Not started" in page
+    assert client.get("/runs/r1/").content.count(b'<span class="step-row__kind"><svg') == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "word"), [(WaitStatus.OPEN, "Waiting"), (WaitStatus.EXPIRED, "Expired"), (WaitStatus.CLOSED, "Closed")]
+)
+def test_wait_inside_a_step_stands_below_it_with_its_state(client: Client, status: WaitStatus, word: str) -> None:
+    run = factories.run("r1", status=RunStatus.PAUSED, wait=Wait.SIGNAL, steps=["both", "post"])
+    ended = None if status == WaitStatus.OPEN else run.created_at
+    factories.run_wait(run, "both/paid", kind=Wait.SIGNAL, status=status, ended_at=ended)
+    assert re.search(rf"1 both Waiting .* paid Waits for .{{8,20}} {word} ", words_of(client, "/runs/r1/"))
+
+
+def test_page_of_a_step_that_waits_says_since_when_and_how_it_ended(client: Client) -> None:
+    run = waiting(Wait.SIGNAL, days=1, at=1)
+    page = words_of(client, "/runs/r1/steps/paid/")
+    assert "Step 2 of 3 · waits for a signal · not saved yet" in page
+    assert re.search(r"for the signal paid .* Began 02 Mar 2026, 09:00:00 UTC\.", page)
+    factories.RunWait.objects.filter(run=run).update(status=WaitStatus.EXPIRED, ended_at=run.created_at)
+    assert "the signal did not come in time" in words_of(client, "/runs/r1/steps/paid/")
+
+
+def test_pipeline_names_every_kind_of_step(client: Client) -> None:
+    page = words_of(client, "/pipelines/every-kind/")
+    for words in (
+        "cool waits for a time Waits 30 d",
+        "paid waits for a signal Waits for the signal paid, at most 3 d",
+        "then waits for a time Waits until a time",
+        "both parallel 2 branches at once",
+        "right waits for a signal Waits for the signal seen",
+        "each for each item",
+        "way branch One way of 2",
+        "poll loop Again and again",
+        "safe fallback Else post",
+        "part steps in one 2 steps: again … post",
+        "approve asks a person",
+    ):
+        assert words in page
+
+
+def test_drawing_says_in_words_what_a_step_waits_for() -> None:
+    said = draw(registry.get("every-kind").pipeline).sentence
+    assert said.startswith(
+        "1. cool (waits 30 d); 2. paid (waits for the signal paid, at most 3 d); 3. then (waits until"
+    )
+
+
+def test_every_kind_of_node_has_words() -> None:
+    def kinds(base: type) -> set[str]:
+        return {getattr(base, "kind", "")}.union(*(kinds(below) for below in base.__subclasses__()))
+
+    assert kinds(Node) - {""} == set(KINDS)
