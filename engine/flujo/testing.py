@@ -102,7 +102,11 @@ class _Sleeper:
     def wake(self) -> None:
         loop = self.woken.get_loop()
         if not loop.is_closed():
-            loop.call_soon_threadsafe(lambda: self.woken.done() or self.woken.set_result(None))
+            loop.call_soon_threadsafe(self._settle)
+
+    def _settle(self) -> None:
+        if not self.woken.done():
+            self.woken.set_result(None)
 
 
 class Crashed(BaseException):

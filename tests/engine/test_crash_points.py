@@ -13,7 +13,7 @@ from flujo import Pipeline, PipelineContext, Reject, Step, StepContext, step
 from flujo.errors import BackendError, StepTimeout
 from flujo.state.base import StateBackend
 from flujo.status import RunStatus
-from flujo.testing import Crashed, Fault, FakeClock, FaultyBackend, Scenario, crash_points
+from flujo.testing import Crashed, FakeClock, Fault, FaultyBackend, Scenario, crash_points
 from flujo.verify import verify_chain
 
 from tests.engine.making import Ledger, document_of, head_of, kinds_of, order_pipeline, runner_of
@@ -122,8 +122,8 @@ def _empty_stores(store: Store) -> Any:
 def _emptied(store: Store) -> StateBackend:
     """The same database without its rows. Django's connection belongs to the test's own thread."""
     from django.db import connections
-    from runs import models
 
+    from runs import models
     from tests.runs.guards import lifted
 
     def empty() -> None:

@@ -292,7 +292,7 @@ def twice_gated(ledger: Ledger) -> Pipeline:
         return f"noted {value}"
 
     inner = Step.human_in_the_loop("sure", on_reject=note)
-    return Step.human_in_the_loop("approve", on_reject=inner)
+    return Pipeline([Step.human_in_the_loop("approve", on_reject=inner)])
 
 
 async def test_route_may_ask_again_and_be_rejected_in_turn(backend: StateBackend, ledger: Ledger) -> None:
@@ -398,7 +398,8 @@ async def test_form_from_before_a_deletion_is_stale(built_in: Store, ledger: Led
 
 
 def test_candidates_that_name_nobody_are_an_error_when_built() -> None:
-    for wrong in ([], (), "ana"):
+    nobody: list[Any] = [[], (), "ana"]
+    for wrong in nobody:
         with pytest.raises(PipelineDefinitionError, match="candidates"):
             Step.human_in_the_loop("approve", candidates=wrong)
 

@@ -96,7 +96,8 @@ class Lockstep(RuleBasedStateMachine):
     @rule(run=RUNS, claim=st.booleans())
     def start(self, run: str, *, claim: bool) -> None:
         new = NewRun(self.prefix + run, "demo", "1", "f", '"x"', "{}", "[]", len(PATHS), PATHS[0])
-        self.note(run, self.transact(run, transitions.start(new, now=self.now, claim=terms() if claim else None, facts={})))
+        starting = transitions.start(new, now=self.now, claim=terms() if claim else None, facts={})
+        self.note(run, self.transact(run, starting))
 
     @rule(run=RUNS)
     def claim(self, run: str) -> None:
@@ -121,7 +122,8 @@ class Lockstep(RuleBasedStateMachine):
 
     @rule(run=RUNS, which=CLAIMS)
     def ask(self, run: str, which: int) -> None:
-        question = Question("gate", "gate", 1, "Sure?", "text", "", "", "1", "go on", "stop", "s2", routes_rejection=False)
+        shown = ("gate", "gate", 1, "Sure?", "text", "", "", "1", "go on", "stop", "s2")
+        question = Question(*shown, routes_rejection=False)
         asking = transitions.raise_human_task(question, alone=True, fence=self.fence(run, which), now=self.now)
         self.transact(run, asking)
 
@@ -210,9 +212,7 @@ async def _events(backend: StateBackend, run_id: str) -> Any:
 
 
 def terms() -> ClaimTerms:
-    return ClaimTerms(
-        ELSEWHERE, LEASE, "f", lambda head: head.step_name if head.step_name in ("s0", "s2") else None
-    )
+    return ClaimTerms(ELSEWHERE, LEASE, "f", lambda head: head.step_name if head.step_name in ("s0", "s2") else None)
 
 
 def test_every_backend_keeps_step_with_the_in_memory_one(built_in: Store) -> None:

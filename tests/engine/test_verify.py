@@ -54,9 +54,7 @@ FORGERIES: dict[str, tuple[Callable[[History], History], int]] = {
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
-async def test_forgery_is_found_and_the_first_bad_event_named(
-    history: tuple[History, RunHead], forgery: str
-) -> None:
+async def test_forgery_is_found_and_the_first_bad_event_named(history: tuple[History, RunHead], forgery: str) -> None:
     events, head = history
     assert verify_chain(events, head) == len(events)
     forge, seq = FORGERIES[forgery]
