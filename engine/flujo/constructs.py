@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from flujo.errors import PipelineDefinitionError
 from flujo.node import Node
+from flujo.paths import name_in
 
 if TYPE_CHECKING:
     from flujo.pipeline import Pipeline
@@ -27,8 +28,11 @@ class Construct(Node):
 
     def inner(self, path: str) -> Node | None:
         segment, _, rest = path.partition("/")
-        part = next((part for name, part in self.parts() if name == segment), None)
-        return part if part is None or not rest else part.inner(rest)
+        wanted = name_in(segment)
+        part = next((part for name, part in self.parts() if name == wanted), None)
+        if part is None or not rest:
+            return part if wanted == segment else None
+        return part.inner(rest)
 
 
 class SubPipeline(Construct):

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
+_POSITION = re.compile(r"[\[#].*")
+
 
 def is_top(path: str) -> bool:
     """Whether a path addresses a node of the pipeline itself, none inside a construct."""
     return not any(mark in path for mark in "/[#")
+
+
+def name_in(segment: str) -> str:
+    """The name in one segment of a path, without the position in a map or loop behind it."""
+    return _POSITION.sub("", segment)
 
 
 def is_note(path: str) -> bool:

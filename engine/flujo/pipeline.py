@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,13 +12,12 @@ from flujo.context import PipelineContext
 from flujo.errors import PipelineDefinitionError
 from flujo.human import HumanStep
 from flujo.node import Node
+from flujo.paths import name_in
 from flujo.step import Step
 from flujo.typing import fits
 
 if TYPE_CHECKING:
     from flujo.typing import Signature
-
-_POSITION = re.compile(r"[\[#].*")
 
 
 class Pipeline:
@@ -56,7 +54,7 @@ class Pipeline:
     def find(self, path: str) -> Node | None:
         """The node that a path addresses, if the pipeline has it; positions in maps and loops are passed over."""
         segment, _, rest = path.partition("/")
-        name = _POSITION.sub("", segment)
+        name = name_in(segment)
         node = self._by_name.get(name)
         if node is None or not rest:
             return node if name == segment else None
