@@ -300,3 +300,26 @@ async def test_write_decided_on_an_older_head_is_fenced(built_in: Store, ledger:
 
     assert (await document_of(backend, "r")).head == before.head
     assert (await document_of(backend, "r")).checkpoint("price") is None
+
+
+async def test_checkpoint_is_written_once_even_by_its_own_holder(built_in: Store, ledger: Ledger) -> None:
+    from datetime import timedelta
+
+    from flujo.errors import Fenced
+    from flujo.transitions import complete_step
+    from flujo.transitions.steps import Position, StepDone
+
+    backend, now = built_in.backend, runner_of(order_pipeline(ledger), built_in.backend).clock.now()
+    with pytest.raises(Crash):
+        await runner_of(order_pipeline(ledger, crash_in="price"), backend).run_async("lamp", run_id="r")
+
+    def completing(output: str) -> Any:
+        done = StepDone("price", "price", 0, 1, output, None, now)
+        return complete_step(done, Position(1, "approve"), fence=1, lease=timedelta(seconds=9), now=now)
+
+    await backend.transact("r", completing("4"))
+    with pytest.raises(Fenced):
+        await backend.transact("r", completing("5"))
+
+    (checkpoint,) = (await document_of(backend, "r")).checkpoints()
+    assert checkpoint.output == "4"
