@@ -8,10 +8,11 @@ from typing import Any
 
 from flujo import transitions
 from flujo.batch import Transition
+from flujo.branches import Suspended
 from flujo.errors import BackendError, Fenced, FlujoError
 from flujo.hold import Hold
 from flujo.status import RunStatus
-from flujo.walk import Ended, Failed, Suspended, Walk
+from flujo.walk import Ended, Failed, Walk
 
 
 class Execution:

@@ -11,24 +11,18 @@ from typing import Any, NoReturn
 
 from flujo import canonical, transitions
 from flujo.attempts import Call, Failure, described, run_step
+from flujo.branches import Suspended, all_of, merge
 from flujo.constructs import Branch, Fallback, Loop, Map, Parallel, Reducers, SubPipeline
 from flujo.context import Fields, changes, fold
-from flujo.errors import ContextConflict, FlujoError, LoopBoundReached, NoSuchBranch, SignalTimeout
+from flujo.errors import FlujoError, LoopBoundReached, NoSuchBranch, SignalTimeout
 from flujo.hold import Hold
 from flujo.human import HumanStep
 from flujo.node import Node
-from flujo.records import RunWait
+from flujo.records import RunWait, Signal
 from flujo.status import DecisionOutcome, TaskStatus, Wait, WaitStatus
 from flujo.step import Step
 from flujo.transitions import Position, Question, StepDone
 from flujo.waits import SignalStep, Timer
-
-
-class Suspended(BaseException):
-    """This branch waits for a person, or stops because its worker does.
-
-    Like all signals of the walk it passes a user's `except Exception`.
-    """
 
 
 class Ended(BaseException):
@@ -90,6 +84,7 @@ class Walk:
 
     def __init__(self, hold: Hold) -> None:
         self.hold = hold
+        self._taken: set[str] = set()
         self._ways: dict[str, Callable[[Spot], Awaitable[None]]] = {
             "step": self._step,
             "human_task": self._human_task,
@@ -268,12 +263,15 @@ class Walk:
         node, wait, now = spot.node, self.hold.document.wait(spot.path), self.hold.now()
         assert isinstance(node, SignalStep)  # what this way is for
         waits = wait is not None and wait.status is WaitStatus.OPEN
-        signal = next((s for s in self.hold.document.waiting_signals() if s.name == node.name), None)
-        if waits and wait is not None and wait.due_at is not None and wait.due_at <= now:
+        due = wait.due_at if wait is not None and waits else None
+        late = due is not None and due <= now
+        signal = self._next_signal(node.name, before=due if late else None)
+        if late and wait is not None and signal is None:
             await self._expire(spot, wait)
         if wait is not None and wait.status is WaitStatus.EXPIRED and spot.scope.contained:
             raise Failed(Failure(spot.path, described(_too_late(spot))))
         if signal is not None:
+            self._taken.add(signal.message_id)
             began = wait.began_at if wait is not None and waits else now
             ends = wait if waits else None
             await self._save(
@@ -284,6 +282,14 @@ class Walk:
             raise Suspended
         else:
             await self._begin_wait(spot, Wait.SIGNAL, now + node.timeout if node.timeout else None)
+
+    def _next_signal(self, name: str, *, before: datetime | None) -> Signal | None:
+        """The oldest signal that no branch has taken, or is about to take; a late worker takes only one in time."""
+        for signal in self.hold.document.waiting_signals():
+            in_time = before is None or signal.received_at <= before
+            if signal.name == name and in_time and signal.message_id not in self._taken:
+                return signal
+        return None
 
     async def _begin_wait(self, spot: Spot, kind: Wait, due_at: datetime | None) -> NoReturn:
         beginning = transitions.begin_wait(
@@ -418,7 +424,7 @@ class Walk:
                     return {"error": {"type": error.type, "message": error.message}}
                 return {"output": output} if collects else output
 
-        outputs = await _all([one(work, scope) for work, scope in zip(works, scopes, strict=True)])
+        outputs = await all_of([one(work, scope) for work, scope in zip(works, scopes, strict=True)])
         fields = [scope.fields for scope in scopes]
         return outputs, await self._ask(spot, merge, spot.scope.fields, fields, reducers)
 
@@ -431,55 +437,6 @@ class MapInputError(FlujoError):
     """A map runs over a list. Let the step before it return one."""
 
     code = "map_input"
-
-
-async def _all(works: Sequence[Awaitable[Any]]) -> list[Any]:
-    """Wait for all. A failure or the end of the run stops the others; a branch that waits does not."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    waits = False
-    try:
-        pending: set[asyncio.Future[Any]] = set(tasks)
-        while pending:
-            finished, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for task in finished:
-                waits = _suspended(task) or waits
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    if waits:
-        raise Suspended
-    return [task.result() for task in tasks]
-
-
-def _suspended(task: asyncio.Future[Any]) -> bool:
-    """Whether a finished branch waits; any other way not to have a result is raised."""
-    error = task.exception()
-    if error is None:
-        return False
-    if isinstance(error, Suspended):
-        return True
-    raise error
-
-
-def merge(base: Fields, branches: Sequence[Fields], reducers: Reducers) -> Fields:
-    """The context at a join: what each branch changed, in order. Raises `ContextConflict` for a field changed twice."""
-    changed: dict[str, list[Any]] = {}
-    for fields in branches:
-        if fields is not base:
-            for name, value in fields.items():
-                if name not in base or canonical.dump(base[name]) != canonical.dump(value):
-                    changed.setdefault(name, []).append(value)
-    if not changed:
-        return base
-    merged = dict(base)
-    for name, values in changed.items():
-        if len(values) > 1 and name not in reducers:
-            raise ContextConflict(
-                f"{len(values)} branches changed the context field {name!r}. Let one change it, or declare a reducer."
-            )
-        merged[name] = json.loads(canonical.encode(reducers[name](values))) if len(values) > 1 else values[0]
-    return merged
 
 
 def _question(spot: Spot, gate: HumanStep, message: str) -> Question:

@@ -278,7 +278,8 @@ def begin_wait(
         wait = RunWait(head.run_id, path, head.generation + 1, kind, name, due_at, now)
         draft.insert(wait)
         draft.set(generation=wait.generation)
-        if alone:
+        came = kind is Wait.SIGNAL and any(signal.name == name for signal in view.waiting_signals())
+        if alone and not came:  # a signal that came since the worker looked would wake nobody
             pause_here(draft, [wait], asks=False)
         began = EventKind.TIMER_STARTED if kind is Wait.TIMER else EventKind.SIGNAL_AWAITED
         draft.event(began, path, name=name, due_at=isoformat(due_at) if due_at else None)
