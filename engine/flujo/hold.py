@@ -44,6 +44,7 @@ class Hold:
         self.lease = lease
         self.progress = progress
         self.drain = drain
+        self.branches = 0
         self._numbers: dict[str, int] = {}
         self._count_attempts()
 
@@ -63,11 +64,27 @@ class Hold:
         return self.clock.now()
 
     async def commit(self, transition: Transition) -> Batch:
-        """Write under this hold's fencing token. Raises `Fenced` when it no longer holds the run."""
+        """Write under this hold's fencing token. Raises `Fenced` when it no longer holds the run.
+
+        A branch that is stopped while it writes sees the write through: what it kept must be known to those that go on.
+        """
+        if not self.branches:
+            return await self._commit(transition)
+        writing = asyncio.ensure_future(self._commit(transition))
+        try:
+            return await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait([writing])
+            if not writing.cancelled():
+                writing.exception()  # the branch ends for another reason
+            raise
+
+    async def _commit(self, transition: Transition) -> Batch:
         batch = await self.backend.transact(self.head.run_id, transition)
         if batch.kept.seq >= self.head.seq:
             self.head = batch.kept
         self.document.apply(batch)
+        self.document.head = self.head  # two writes may be told of in another order than they were made
         return batch
 
     async def reload(self) -> None:

@@ -18,5 +18,10 @@ def name_in(segment: str) -> str:
 
 
 def is_note(path: str) -> bool:
-    """Whether a checkpoint holds a construct's own fact, a branch's choice or a loop's verdict."""
-    return path.endswith(("#choice", "#verdict"))
+    """Whether a checkpoint holds a construct's own fact, a branch's choice, a loop's verdict or a caught failure."""
+    return path.endswith(("#choice", "#verdict", "#failure"))
+
+
+def is_within(path: str, place: str) -> bool:
+    """Whether `path` is `place` itself or lies inside it."""
+    return path == place or path.startswith(tuple(place + mark for mark in "/[#"))

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from flujo import canonical, transitions
 from flujo.attempts import Call, Failure, described, run_step
 from flujo.branches import Suspended, all_of, merge
-from flujo.constructs import Branch, Fallback, Loop, Map, Parallel, Reducers, SubPipeline
+from flujo.constructs import Branch, Fallback, Loop, Map, Parallel, SubPipeline
 from flujo.context import Fields, changes, fold
 from flujo.errors import FlujoError, LoopBoundReached, NoSuchBranch, SignalTimeout
 from flujo.hold import Hold
@@ -171,15 +171,29 @@ class Walk:
         )
         await self._save(spot, done)
 
-    async def _note(self, spot: Spot, path: str, value: Any) -> None:
+    async def _note(self, spot: Spot, path: str, value: Any, *, abandons: str = "") -> None:
         """Save a fact that must stand after a crash before anything is done because of it."""
-        done = StepDone(path, spot.name, spot.top_index, 0, canonical.dump(value), None, self.hold.now())
+        text, now = canonical.dump(value), self.hold.now()
+        done = StepDone(path, spot.name, spot.top_index, 0, text, None, now, abandons=abandons)
         head = self.hold.head
         await self.hold.save(done, Position(head.step_index, head.step_name))
 
     def _noted(self, path: str) -> Any:
         row = self.hold.document.checkpoint(path)
         return None if row is None else json.loads(row.output)
+
+    async def _catch(self, spot: Spot, place: str, work: Callable[[], Awaitable[str]]) -> str | dict[str, str]:
+        """The output of a part whose failure is caught here, or that failure, which stands once it is saved."""
+        noted = f"{place}#failure"
+        error = self._noted(noted)
+        if error is None:
+            try:
+                return await work()
+            except Failed as failed:
+                what = failed.failure.error
+                error = {"type": what.type, "message": what.message}
+                await self._note(spot, noted, error, abandons=place)
+        return error  # type: ignore[no-any-return]  # it was written here
 
     async def _ask(self, spot: Spot, function: Callable[..., Any], *values: Any) -> Any:
         """Call a function that the pipeline's author gave to a gate or a construct; its error is the node's failure."""
@@ -359,9 +373,9 @@ class Walk:
         node = spot.node
         assert isinstance(node, Fallback)  # what this way is for
         scope = spot.scope.below(f"{spot.path}/", spot.top_index, contained=True)
-        try:
-            output = await self._part(node.primary, f"{spot.path}/{node.primary.name}", scope, spot.value)
-        except Failed:
+        place = f"{spot.path}/{node.primary.name}"
+        output = await self._catch(spot, place, lambda: self._part(node.primary, place, scope, spot.value))
+        if not isinstance(output, str):
             scope = spot.scope.below(f"{spot.path}/", spot.top_index)
             output = await self._part(node.backup, f"{spot.path}/{node.backup.name}", scope, spot.value)
         await self._join(spot, output, scope.fields)
@@ -373,11 +387,10 @@ class Walk:
         def branch(name: str, part: Node) -> Callable[[Scope], Awaitable[str]]:
             return lambda scope: self._part(part, f"{spot.path}/{name}", scope, spot.value)
 
+        places = [f"{spot.path}/{name}" for name in node.branches]
         works = [branch(name, part) for name, part in node.branches.items()]
-        prefixes = [f"{spot.path}/"] * len(works)
-        outputs, fields = await self._side_by_side(
-            spot, works, prefixes, node.max_concurrency, node.reducers, collects=node.collects
-        )
+        scopes = self._scopes(spot, [f"{spot.path}/"] * len(works), collects=node.collects)
+        outputs, fields = await self._side_by_side(spot, list(zip(places, works, scopes, strict=True)))
         joined = canonical.dump(dict(zip(node.branches, outputs, strict=True)))
         await self._join(spot, joined, fields)
 
@@ -390,43 +403,42 @@ class Walk:
         def item(text: str) -> Callable[[Scope], Awaitable[str]]:
             return lambda scope: self.sequence(node.body.nodes, scope, text)
 
+        places = [f"{spot.path}[{number}]" for number in range(len(items))]
         works = [item(canonical.dump(each)) for each in items]
-        prefixes = [f"{spot.path}[{number}]/" for number in range(len(items))]
-        outputs, fields = await self._side_by_side(
-            spot, works, prefixes, node.max_concurrency, node.reducers, collects=node.collects
-        )
+        scopes = self._scopes(spot, [f"{place}/" for place in places], collects=node.collects)
+        outputs, fields = await self._side_by_side(spot, list(zip(places, works, scopes, strict=True)))
         await self._join(spot, canonical.dump(outputs), fields)
 
+    @staticmethod
+    def _scopes(spot: Spot, prefixes: Sequence[str], *, collects: bool) -> list[Scope]:
+        contained = collects or spot.scope.contained
+        return [spot.scope.below(prefix, spot.top_index, contained=contained, concurrent=True) for prefix in prefixes]
+
     async def _side_by_side(
-        self,
-        spot: Spot,
-        works: Sequence[Callable[[Scope], Awaitable[str]]],
-        prefixes: Sequence[str],
-        at_once: int,
-        reducers: Reducers,
-        *,
-        collects: bool,
+        self, spot: Spot, branches: Sequence[tuple[str, Callable[[Scope], Awaitable[str]], Scope]]
     ) -> tuple[list[Any], Fields]:
         """Branches at once, each on a copy of the context; their outputs in order, and the context at the join."""
-        slots = asyncio.Semaphore(at_once)
-        contained = collects or spot.scope.contained
-        scopes = [spot.scope.below(prefix, spot.top_index, contained=contained, concurrent=True) for prefix in prefixes]
+        node = spot.node
+        assert isinstance(node, Parallel | Map)  # what has branches
+        slots = asyncio.Semaphore(node.max_concurrency)
 
-        async def one(work: Callable[[Scope], Awaitable[str]], scope: Scope) -> Any:
+        async def one(place: str, work: Callable[[Scope], Awaitable[str]], scope: Scope) -> Any:
             async with slots:
-                try:
-                    output = json.loads(await work(scope))
-                except Failed as failed:
-                    if not collects:
-                        raise
-                    scope.fields = spot.scope.fields
-                    error = failed.failure.error
-                    return {"error": {"type": error.type, "message": error.message}}
-                return {"output": output} if collects else output
+                if not node.collects:
+                    return json.loads(await work(scope))
+                output = await self._catch(spot, place, lambda: work(scope))
+                if isinstance(output, str):
+                    return {"output": json.loads(output)}
+                scope.fields = spot.scope.fields
+                return {"error": output}
 
-        outputs = await all_of([one(work, scope) for work, scope in zip(works, scopes, strict=True)])
-        fields = [scope.fields for scope in scopes]
-        return outputs, await self._ask(spot, merge, spot.scope.fields, fields, reducers)
+        self.hold.branches += 1
+        try:
+            outputs = await all_of([one(*branch) for branch in branches])
+        finally:
+            self.hold.branches -= 1
+        fields = [scope.fields for _, _, scope in branches]
+        return outputs, await self._ask(spot, merge, spot.scope.fields, fields, node.reducers)
 
 
 def _too_late(spot: Spot) -> SignalTimeout:

@@ -82,3 +82,47 @@ async def test_a_signal_in_time_counts_though_the_worker_comes_late() -> None:
         )
     final = await flujo.continue_async("r")
     assert (final.status, final.output) == (RunStatus.COMPLETED, 7)
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+async def test_what_a_caught_failure_leaves_behind_is_waited_for_no_longer(backend: StateBackend, at_once: int) -> None:
+    clock = FakeClock()
+    ask = Step.human_in_the_loop("ask", message_for_user="?", input_schema=int)
+    failing = Step.parallel(
+        "failing",
+        {
+            "bad": Step.sleep("nap", timedelta(minutes=1)) >> fail,
+            "nap": Step.sleep("nap", timedelta(hours=1)),
+            "paid": Step.wait_for_signal("paid", timeout=timedelta(hours=1)),
+            "ask": ask,
+            "last": Step.sleep("nap", timedelta(hours=2)),
+        },
+        max_concurrency=at_once,
+    )
+    flujo = runner_of(Step.parallel("both", {"a": failing, "b": ask}, on_error="collect"), backend, clock=clock)
+    await flujo.run_async(1, run_id="r")
+    clock.advance(60)
+    paused = await flujo.continue_async("r")
+    document = await document_of(backend, "r")
+    assert [pause.path for pause in paused.pauses] == ["both/b"]
+    assert (document.open_waits(), document.open_attempts()) == ([], [])
+    clock.advance(10_000)
+    assert await backend.ready(clock.now()) == []
+    final = await flujo.resume_async("r", 5)
+    assert final.output == {"a": {"error": {"type": "ValueError", "message": "cannot take 1"}}, "b": {"output": 5}}
+
+
+async def test_a_caught_failure_stands_though_its_cause_has_gone(backend: StateBackend) -> None:
+    asked: list[int] = []
+
+    def choose(number: int) -> str:
+        asked.append(number)
+        if len(asked) == 1:
+            raise ConnectionError("no answer")
+        return "double"
+
+    ask = Step.human_in_the_loop("ask", message_for_user="?", input_schema=int)
+    flujo = runner_of(Step.fallback("safe", Step.branch_on("way", choose, {"double": double}), double >> ask), backend)
+    assert (await flujo.run_async(1, run_id="r")).status is RunStatus.PAUSED
+    assert (await flujo.resume_async("r", 9)).output == 9
+    assert asked == [1]

@@ -11,6 +11,7 @@ from typing import Any
 from flujo.batch import Draft, RunView
 from flujo.errors import Fenced, PipelineChanged
 from flujo.lease import Holder
+from flujo.paths import is_within
 from flujo.records import Attempt, HumanTask, RunHead, RunWait
 from flujo.status import AttemptOutcome, EventKind, Outcome, RunStatus, TaskStatus, Wait, WaitStatus
 
@@ -104,11 +105,13 @@ def close_human_tasks(draft: Draft, reason: str, *, but: str = "") -> None:
         return
     for task in draft.view.open_human_tasks():
         if task.path != but:
-            closed = dataclasses.replace(
-                task, status=TaskStatus.CLOSED, closed_at=draft.now, closed_reason=reason[:MAX_REASON]
-            )
-            draft.update(closed)
-            draft.event(EventKind.HUMAN_TASK_CLOSED, task.path, generation=task.generation)
+            _close(draft, task, reason)
+
+
+def _close(draft: Draft, task: HumanTask, reason: str) -> None:
+    closed = dataclasses.replace(task, status=TaskStatus.CLOSED, closed_at=draft.now, closed_reason=reason[:MAX_REASON])
+    draft.update(closed)
+    draft.event(EventKind.HUMAN_TASK_CLOSED, task.path, generation=task.generation)
 
 
 def close_waits(draft: Draft) -> None:
@@ -119,6 +122,19 @@ def close_waits(draft: Draft) -> None:
     for wait in draft.view.open_waits():
         if wait.key_values() not in over:
             draft.update(dataclasses.replace(wait, status=WaitStatus.CLOSED, ended_at=draft.now))
+
+
+def abandon(draft: Draft, place: str) -> None:
+    """Close what is open inside a part whose failure a construct caught: nobody would come back for an answer."""
+    for task in draft.view.open_human_tasks():
+        if is_within(task.path, place):
+            _close(draft, task, "the step that asked was given up after another one failed")
+    for wait in draft.view.open_waits():
+        if is_within(wait.path, place):
+            draft.update(dataclasses.replace(wait, status=WaitStatus.CLOSED, ended_at=draft.now))
+    for attempt in draft.view.open_attempts():
+        if is_within(attempt.path, place):
+            draft.update(dataclasses.replace(attempt, finished_at=draft.now, outcome=AttemptOutcome.RELEASED))
 
 
 def waiting(asked: Iterable[HumanTask], waits: Iterable[RunWait]) -> set[tuple[str, int]]:

@@ -13,7 +13,7 @@ from flujo.batch import Batch, Draft, RunView, Transition
 from flujo.codec import isoformat
 from flujo.records import Attempt, Checkpoint, HumanTask, RunWait, Signal
 from flujo.status import AttemptOutcome, EventKind, RunStatus, TaskStatus, Wait, WaitStatus
-from flujo.transitions.rules import begin, end, mine, pause_here, release_attempts
+from flujo.transitions.rules import abandon, begin, end, mine, pause_here, release_attempts
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,10 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """A finished step: what its checkpoint will hold, the wait that is over with it and the signal that ended it."""
+    """A finished step: what its checkpoint will hold, the wait that is over with it and the signal that ended it.
+
+    `abandons` is the path of a part that failed and was caught: nothing inside it is waited for any longer.
+    """
 
     path: str
     name: str
@@ -41,6 +44,7 @@ class StepDone:
     ends: RunWait | None = None
     takes: Signal | None = None
     description: dict[str, Any] = dataclasses.field(default_factory=dict)
+    abandons: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,8 @@ def complete_step(done: StepDone, then: Position, *, fence: int, lease: timedelt
             )
         )
         _end_wait(draft, done)
+        if done.abandons:
+            abandon(draft, done.abandons)
         draft.set(step_index=then.index, step_name=then.name, lease_expires_at=now + lease, **_described(done))
         if done.description:
             draft.event(EventKind.RUN_DESCRIBED, done.path, **done.description)
