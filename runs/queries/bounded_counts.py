@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from django.core.exceptions import EmptyResultSet
 from django.db import connections
 from django.db.models import QuerySet
 
@@ -22,9 +23,10 @@ def bounded_counts(parts: Mapping[str, QuerySet[Any]], bound: int = BOUND) -> di
     for name, part in parts.items():
         rows = part.order_by().values("pk")[: bound + 1]
         using = rows.db
-        if rows.query.is_empty():
+        try:
+            sql, values = rows.query.get_compiler(using).as_sql()
+        except EmptyResultSet:  # nothing can match, as where nothing may be seen
             continue
-        sql, values = rows.query.get_compiler(using).as_sql()
         selects.append(f"SELECT %s AS name, COUNT(*) FROM ({sql}) AS bounded")  # noqa: S608  # compiled by the ORM, values apart
         params += [name, *values]
     if not selects:

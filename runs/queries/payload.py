@@ -22,6 +22,7 @@ class Payload:
 
 
 HIDDEN = Payload("hidden")
+HIDDEN_ERROR = "Its message is hidden: errors quote the values they are about, which needs “view_context”."
 ABSENT = Payload("absent")
 
 

@@ -15,7 +15,7 @@ from flujo.status import EventKind, RunStatus, TaskStatus, Wait
 from runs import access
 from runs.display import run_badge
 from runs.models import Attempt, AuditEvent, Checkpoint, HumanTask, Run, RunInput
-from runs.queries.payload import ABSENT, Payload, payload
+from runs.queries.payload import ABSENT, HIDDEN_ERROR, Payload, payload
 from runs.queries.run_header import RunHeader, header
 from runs.queries.run_list import candidates
 from runs.queries.run_steps import Steps, steps
@@ -84,7 +84,7 @@ def page(user: access.User, run: Run) -> RunPage:
         header=head,
         resume=_resume(run, shape, stalled=head.stalled),
         steps=listed,
-        error=_error(run, listed.failed),
+        error=_error(run, listed.failed, shown=head.shows_values),
         result=_result(run, shown=head.shows_values),
     )
 
@@ -139,19 +139,19 @@ def _result(run: Run, *, shown: bool) -> Payload:
     return payload(outputs.first(), shown=shown)
 
 
-def _error(run: Run, failed: Attempt | None) -> ErrorCard | None:
+def _error(run: Run, failed: Attempt | None, *, shown: bool) -> ErrorCard | None:
     if run.status != RunStatus.FAILED:
         return None
     traceback = failed.traceback if failed else ""
     frame, line = last_own_frame(traceback)
     return ErrorCard(
         type=run.error_type,
-        message=run.error_message,
+        message=run.error_message if shown else HIDDEN_ERROR,
         path=failed.path if failed else run.step_name,
         number=failed.number if failed else 0,
         frame=frame,
         line=line,
-        traceback=traceback,
+        traceback=traceback if shown else "",
     )
 
 

@@ -10,7 +10,7 @@ from flujo.errors import PipelineNotFound
 
 from runs import access
 from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run, RunInput, RunWait
-from runs.queries.payload import Payload, payload
+from runs.queries.payload import HIDDEN_ERROR, Payload, payload
 from runs.queries.run_detail import last_own_frame, shape_of
 from runs.queries.run_header import RunHeader, header
 from runs.registry import registry
@@ -121,9 +121,9 @@ def _attempt(run: Run, attempt: Attempt, saved: Checkpoint | None, head: RunHead
         started_at=attempt.started_at,
         seconds=((finished or head.now) - attempt.started_at).total_seconds(),
         error_type=attempt.error_type,
-        error_message=attempt.error_message,
+        error_message=attempt.error_message if head.shows_values else HIDDEN_ERROR,
         frame=last_own_frame(attempt.traceback)[0],
-        traceback=attempt.traceback,
+        traceback=attempt.traceback if head.shows_values else "",
     )
 
 

@@ -6,7 +6,7 @@ import json
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from django.db.models import Case, IntegerField, Model, QuerySet, Value, When
@@ -19,6 +19,10 @@ from runs.queries.waits import WaitLine, line_of
 
 INSIDE = re.compile(r"^([^/\[#]+)/?(.*)$", re.DOTALL)
 """A path's own step of the pipeline, and the rest."""
+NOTED = re.compile(r"#(choice|verdict)$")
+"""What a branch or a loop decided, saved beside its steps."""
+NUMBERED = re.compile(r"^[^/\[#]+[\[#](\d+)")
+"""A path inside a map or a loop, with the number of its item or iteration."""
 M = TypeVar("M", bound=Model)
 PREVIEW = 140
 BOUND = 500
@@ -99,7 +103,7 @@ def steps(run: Run, shape: list[dict[str, Any]], *, now: datetime, stalled: bool
     for place in _places(shape, traces):
         bars = [line.bar(since, until, tone) for (since, until), tone in spans.get(place.path, [])]
         row = replace(_row(scene, place, traces.get(place.path, _Traces())), bars=bars)
-        rows.append(row if shows_values else replace(row, preview=""))
+        rows.append(row if shows_values else replace(row, preview="", error=row.error.partition(":")[0]))
     folded = sum((until - since).total_seconds() for since, until in line.folded)
     return Steps(rows, folded, cut, _failed(run, traces))
 
@@ -141,10 +145,10 @@ def _newest(rows: QuerySet[M], tops: list[str], *order: str) -> list[M]:
 
 
 def _places(shape: list[dict[str, Any]], traces: dict[str, _Traces]) -> list[_Place]:
-    """Paths in the pipeline's order; paths inside a step follow it in the order in which they happened."""
+    """Paths in the pipeline's order; paths inside a step follow it by item or iteration, then as they happened."""
     inner = defaultdict(list)
     tops = {node["name"] for node in shape}
-    for path, trace in traces.items():
+    for path, trace in sorted(traces.items(), key=_order):
         if path not in tops:
             inner[INSIDE.sub(r"\1", path)].append(_Place(path, None, trace.kind))
     places = []
@@ -154,12 +158,20 @@ def _places(shape: list[dict[str, Any]], traces: dict[str, _Traces]) -> list[_Pl
     return places + [place for left_over in inner.values() for place in left_over]
 
 
+def _order(found: tuple[str, _Traces]) -> tuple[int, datetime, str]:
+    """Items of a map and iterations of a loop by their number; what holds others before what it holds."""
+    path, trace = found
+    numbered = NUMBERED.match(path)
+    started = trace.checkpoint.started_at if trace.checkpoint else _started(trace)
+    return int(numbered[1]) if numbered else -1, started or datetime.max.replace(tzinfo=UTC), path
+
+
 def _row(scene: _Scene, place: _Place, trace: _Traces) -> StepRow:
     saved, last = trace.checkpoint, trace.attempts[-1] if trace.attempts else None
     started = _started(trace)
     return StepRow(
         path=place.path,
-        name=place.path if place.number else INSIDE.sub(r"\2", place.path),
+        name=place.path if place.number else INSIDE.sub(r"\2", NOTED.sub(r" \1", place.path)).strip(),
         number=place.number,
         kind=place.kind,
         state=_state(scene, place, trace),
