@@ -59,6 +59,8 @@ MIDDLEWARE = [
     "flujo_site.static_files.StaticFiles",
     "csp.middleware.CSPMiddleware",
     "flujo_site.middleware.ResponseHeaders",
+    "flujo_site.middleware.ClientAddress",
+    "flujo_site.middleware.NoNul",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -118,11 +120,12 @@ AUTH_PASSWORD_VALIDATORS: list[dict[str, Any]] = [
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
     {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
 ]
-# Ten failures of one account, or from one address, close it for a quarter of an hour; trying on does not prolong it.
+# Ten failures close the address they came from for a quarter of an hour; trying on does not prolong it. Accounts are
+# not closed, or anybody could keep their owners out; no success forgives, or an own account would buy more tries.
 AXES_FAILURE_LIMIT = 10
 AXES_COOLOFF_TIME = timedelta(minutes=15)
-AXES_LOCKOUT_PARAMETERS = ["username", "ip_address"]
-AXES_RESET_ON_SUCCESS = True
+AXES_LOCKOUT_PARAMETERS = ["ip_address"]
+AXES_RESET_ON_SUCCESS = False
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
 AXES_LOCKOUT_CALLABLE = "flujo_site.sign_in.locked_out"
 AXES_VERBOSE = False

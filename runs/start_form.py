@@ -66,9 +66,12 @@ class StartForm:
     def _read_json(self) -> None:
         try:
             self.data = json.loads(self.input_text)
-        except (json.JSONDecodeError, RecursionError) as error:
-            where = f"line {error.lineno}, column {error.colno}: " if isinstance(error, json.JSONDecodeError) else ""
-            self.input_problem = f"This is not JSON: {where}{getattr(error, 'msg', 'nested too deeply')}."
+        except json.JSONDecodeError as error:
+            self.input_problem = f"This is not JSON: line {error.lineno}, column {error.colno}: {error.msg}."
+        except RecursionError:
+            self.input_problem = "This is not JSON: nested too deeply."
+        except ValueError:
+            self.input_problem = "This is no JSON for us: a number in it has thousands of digits."
 
     def refuse(self, error: FlujoError) -> None:
         """Show what the service refused at the fields it names."""

@@ -21,7 +21,6 @@ from runs.models import Upload
 
 SCHEMA_FORMAT = "flujo-upload"
 """How a stored JSON Schema says that a file is asked for."""
-DEFAULT_LIMIT = 5 * 1024 * 1024
 REFERENCE_LASTS = 24 * 60 * 60
 _SALT = "runs.uploads.reference"
 
@@ -72,8 +71,8 @@ class UploadedFile(BaseModel):
 
 
 def limit() -> int:
-    """The largest upload allowed, in bytes: the setting `FLUJO_MAX_UPLOAD`."""
-    return int(getattr(settings, "FLUJO_MAX_UPLOAD", DEFAULT_LIMIT))
+    """The largest upload allowed, in bytes: the setting `FLUJO_MAX_UPLOAD_BYTES`."""
+    return int(settings.FLUJO_MAX_UPLOAD_BYTES)
 
 
 def store_upload(given: GivenFile, owner: User | None) -> UploadedFile:

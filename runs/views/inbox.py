@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from django.contrib import messages
@@ -13,6 +15,9 @@ from django.views.decorators.http import require_safe
 from runs.inbox_filter import VIEWS, InboxFilter
 from runs.queries import inbox
 from runs.queries.keyset import InvalidCursor
+
+MOST_IDS = 200
+LONGEST_ID = 19
 
 
 @require_safe
@@ -35,7 +40,7 @@ def index(request: HttpRequest) -> HttpResponse:
 def fragment(request: HttpRequest) -> HttpResponse:
     """The rows again: those the page shows stay where they are, new ones come last in their section."""
     wanted = InboxFilter.of(request.GET)
-    shown = frozenset(int(word) for word in request.GET.get("shown", "").split(",") if word.isdecimal())
+    shown = frozenset(_ids(request.GET.get("shown", "")))
     try:
         return render(request, "inbox/_list.html", {**_context(request, wanted, shown), "swap": True})
     except InvalidCursor as error:
@@ -47,12 +52,18 @@ def fragment(request: HttpRequest) -> HttpResponse:
 def next_open(request: HttpRequest) -> HttpResponse:
     """To the request that has waited longest for you in this filter."""
     wanted = InboxFilter.of(request.GET)
-    after = request.GET.get("after", "")
-    task = inbox.next_open(request.user, wanted, int(after) if after.isdecimal() else 0)
+    after = next(_ids(request.GET.get("after", "")), 0)
+    task = inbox.next_open(request.user, wanted, after)
     if task is None:
         messages.info(request, "Nothing else waits for you.")
         return redirect("runs:inbox")
     return redirect(task)
+
+
+def _ids(text: str) -> Iterator[int]:
+    """The ids in a comma-separated text, as many as fit a page; what no row can have as its id is left out."""
+    words = islice(text.split(","), MOST_IDS)
+    return (int(word) for word in words if word.isdecimal() and len(word) < LONGEST_ID)
 
 
 def _context(request: HttpRequest, wanted: InboxFilter, shown: frozenset[int] = frozenset()) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class TestStore:
         assert Upload.objects.count() == 2
 
     def test_the_limit_holds_whatever_the_browser_claims(self, ana: User, data_folder: Path, settings: Any) -> None:
-        settings.FLUJO_MAX_UPLOAD = 10
+        settings.FLUJO_MAX_UPLOAD_BYTES = 10
         assert store_upload(csv(b"x" * 10), ana).size == 10
         liar = csv(b"x" * 11)
         liar.size = 1
@@ -180,7 +180,7 @@ class TestField:
         assert form.errors_summary == [("f-invoices", "Invoices", "Choose a file.")]
 
     def test_a_file_too_large_is_refused_at_its_field(self, ana: User, settings: Any) -> None:
-        settings.FLUJO_MAX_UPLOAD = 3
+        settings.FLUJO_MAX_UPLOAD_BYTES = 3
         form = SchemaForm(SCHEMA, data=page(SchemaForm(SCHEMA)).posted(), files=files(invoices=csv()), user=ana)
         assert not form.is_valid()
         assert "larger than 3 bytes" in form.errors_summary[0].message
