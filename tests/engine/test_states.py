@@ -323,3 +323,29 @@ async def test_checkpoint_is_written_once_even_by_its_own_holder(built_in: Store
 
     (checkpoint,) = (await document_of(backend, "r")).checkpoints()
     assert checkpoint.output == "4"
+
+
+async def test_old_token_is_refused_while_a_new_one_holds_the_run(built_in: Store, ledger: Ledger) -> None:
+    from datetime import timedelta
+
+    from flujo.errors import Fenced
+    from flujo.transitions import complete_step
+    from flujo.transitions.steps import Position, StepDone
+
+    from tests.engine.making import bury_holder
+
+    backend, now = built_in.backend, runner_of(order_pipeline(ledger), built_in.backend).clock.now()
+    for _ in range(2):
+        with pytest.raises(Crash):
+            await runner_of(order_pipeline(ledger, crash_in="price"), backend).run_async("lamp", run_id="r")
+        await bury_holder(backend, "r")
+    head = await head_of(backend, "r")
+    assert (head.status, head.fence) == (RunStatus.RUNNING, 2)
+    done = StepDone("price", "price", 0, 1, "4", None, now)
+
+    with pytest.raises(Fenced):
+        await backend.transact(
+            "r", complete_step(done, Position(1, "approve"), fence=1, lease=timedelta(seconds=9), now=now)
+        )
+
+    assert (await document_of(backend, "r")).checkpoints() == []
