@@ -70,20 +70,16 @@ def at(when: datetime | None) -> SafeString | str:
 
 
 @register.simple_tag
-def until(when: datetime | None) -> SafeString | str:
+def until(when: datetime | None, form: str = "until {} ({})") -> SafeString | str:
     """An instant that something waits for: its time of day, its day where that isn't today, and how far it is."""
     if when is None:
         return ""
     now, local = timezone.now(), timezone.localtime(when)
-    day = "" if local.date() == timezone.localtime(now).date() else f"{local:%d %b %Y}, "
-    seconds = (now - when).total_seconds()
-    return format_html(
-        'until {}{} (<time datetime="{}" data-ago>{}</time>)',
-        day,
-        f"{local:%H:%M %Z}",
-        when.isoformat(),
-        ago_words(seconds),
+    day = "" if local.date() == timezone.localtime(now).date() else local.strftime("%d %b %Y, ")
+    distance = format_html(
+        '<time datetime="{}" data-ago>{}</time>', when.isoformat(), ago_words((now - when).total_seconds())
     )
+    return format_html(form, day + local.strftime("%H:%M %Z"), distance)
 
 
 @register.simple_tag

@@ -103,7 +103,9 @@ def _done(request: HttpRequest, page: RequestPage, outcome: DecisionOutcome) -> 
         what,
         effect,
         reverse("runs:run", args=[page.run.pk]),
-        format_html(' or <a href="{}">open the next request</a>.', following.get_absolute_url())
+        format_html(
+            ' or <a href="{}" data-key-next>open the next request</a> (key <kbd>n</kbd>).', following.get_absolute_url()
+        )
         if following
         else ". Nothing else waits for you.",
     )

@@ -1,5 +1,6 @@
 // Keyboard: `?` help, `/` search, `g` and a letter to go, `j`/`k` through a list; silent while someone types, and
-// wholly off where the reader says so. Ctrl or Cmd with Enter sends the form one types in.
+// wholly off where the reader says so. Ctrl or Cmd with Enter sends the form one types in: it approves, after `r` it
+// rejects, and in a reason that could be for either it only goes to the buttons.
 const PLACES = { i: "inbox", r: "runs", p: "pipelines", a: "audit", s: "state" };
 const GO_WINDOW_MS = 1500;
 let goUntil = 0;
@@ -16,7 +17,7 @@ function press(selector) {
 }
 
 function move(step) {
-  const rows = [...document.querySelectorAll("[data-row]")];
+  const rows = [...document.querySelectorAll("[data-row]")].filter((row) => row.matches("a") || row.querySelector("a"));
   if (!rows.length) return false;
   const at = rows.findIndex((row) => row.contains(document.activeElement));
   const next = rows[Math.min(rows.length - 1, Math.max(0, at < 0 ? 0 : at + step))];
@@ -30,14 +31,22 @@ function follow(selector) {
   return Boolean(link);
 }
 
+function mean(outcome, selector) {
+  const form = document.querySelector(selector)?.form;
+  if (form) form.dataset.means = outcome;
+  return press(selector);
+}
+
 const KEYS = {
   "?": () => { document.getElementById("keys")?.showModal(); return true; },
   "/": () => press("[data-search]"),
   j: () => move(1),
   k: () => move(-1),
   n: () => follow("[data-key-next]"),
-  a: () => press("[data-key-approve]"),
-  r: () => press("[data-key-reject]"),
+  a: () => mean("approved", "[data-key-approve]"),
+  r: () => mean("rejected", "[data-key-reject]"),
+  "[": () => follow("a[rel=prev]"),
+  "]": () => follow("a[rel=next]"),
 };
 
 // The reader's switch, kept in a cookie as the theme is: single keys get in the way of speech input.
@@ -55,8 +64,13 @@ for (const box of document.querySelectorAll("[data-keys-switch]")) {
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
   const form = event.target.closest("form");
-  const button = form?.querySelector("[data-key-approve]:enabled");
-  if (button) form.requestSubmit(button);
+  const approve = form?.querySelector("[data-key-approve]:enabled");
+  const reject = form?.querySelector("[name=outcome][value=rejected]:enabled");
+  if (!approve) return;
+  event.preventDefault();
+  if (form.dataset.means === "rejected" && reject) form.requestSubmit(reject);
+  else if (event.target.matches("[data-key-reject]")) approve.focus();
+  else form.requestSubmit(approve);
 });
 
 document.addEventListener("keydown", (event) => {

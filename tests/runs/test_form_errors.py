@@ -132,7 +132,7 @@ def test_an_error_of_a_single_value_is_said_at_the_value() -> None:
 
 def test_the_summary_takes_focus_and_is_no_alert() -> None:
     html = refused({"the-amount": -5}).render()
-    assert 'tabindex="-1" data-focus-on-load' in html
+    assert 'tabindex="-1" autofocus data-focus-on-load' in html
     assert 'role="alert"' not in html
 
 

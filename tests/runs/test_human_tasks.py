@@ -358,3 +358,29 @@ def test_message_of_a_run_is_text_even_when_it_looks_like_markup(sign_in: SignIn
         html = sign_in(operator).get(path).content.decode()
         assert "<img src=x" not in html
         assert "<script>alert" not in html
+
+
+class Lines(BaseModel):
+    amounts: list[int]
+
+
+def test_row_added_without_a_script_is_200_and_decides_nothing(sign_in: SignIn, operator: User) -> None:
+    run = factories.run(status=RunStatus.PAUSED, at=2, pipeline="typed", title="Rows")
+    task, client = factories.human_task(run, schema=Lines.model_json_schema()), sign_in(operator)
+    add = re.findall(r'name="([^"]+)" value="1" data-rows-add', _read(client, task))[0]
+    sent = {"generation": task.generation, "digest": task.digest, "key": "key-1", "reason": "half a sentence", add: "1"}
+    answer = client.post(f"/inbox/{task.pk}/decide/", sent)
+    assert answer.status_code == 200
+    assert "half a sentence" in answer.content.decode()
+    assert "Please correct" not in answer.content.decode()
+    assert _undecided(task)
+
+
+def test_next_request_is_one_key_away_before_and_after_a_decision(
+    sign_in: SignIn, operator: User, task: HumanTask
+) -> None:
+    following, client = factories.paused_run("run-b").human_tasks.get(), sign_in(operator)
+    link = re.findall(r'href="([^"]+)" data-key-next', _read(client, task))[0]
+    assert client.get(link)["Location"] == f"/inbox/{following.pk}/"
+    page = client.get(_send(client, task)["Location"]).content.decode()
+    assert re.findall(r'href="([^"]+)" data-key-next', page)[0] == f"/inbox/{following.pk}/"

@@ -90,7 +90,7 @@ def test_timer_of_today_leaves_the_day_out(client: Client, monkeypatch: pytest.M
 @pytest.mark.parametrize("page", ["/runs/", "/runs/r1/"])
 def test_signal_is_named_with_its_time_out(client: Client, page: str) -> None:
     waiting(Wait.SIGNAL, days=3, at=1)
-    assert re.search(rf"for the signal paid \({DAYS_AHEAD} \(in 3 d\)\)", words_of(client, page))
+    assert re.search(rf"for the signal paid \({DAYS_AHEAD}, in 3 d\)", words_of(client, page))
 
 
 def test_signal_without_a_time_out_is_only_named(client: Client) -> None:
@@ -179,3 +179,13 @@ def test_every_kind_of_node_has_words() -> None:
         return {getattr(base, "kind", "")}.union(*(kinds(below) for below in base.__subclasses__()))
 
     assert kinds(Node) - {""} == set(KINDS)
+
+
+def test_steps_inside_a_step_are_listed_by_item_and_what_holds_others_comes_first(client: Client) -> None:
+    run = factories.run("r1", status=RunStatus.RUNNING, steps=["each", "post"])
+    for number, path in enumerate(["each[1]/a", "each[10]/a", "each[0]/a/b", "each[0]/a", "each[2]#verdict"]):
+        factories.checkpoint(run, "a", position=0, seq=number, path=path, started_at=run.created_at)
+    page = client.get("/runs/r1/").content.decode()
+    listed = re.findall(r'data-path="(each[^"]*)"', page)
+    assert listed == ["each", "each[0]/a", "each[0]/a/b", "each[1]/a", "each[2]#verdict", "each[10]/a"]
+    assert ">[2] verdict</a>" in page
