@@ -180,4 +180,9 @@ def _topics_asked(text: str | None) -> list[str] | None:
     topics = message.get("sub") if isinstance(message, dict) else None
     if not isinstance(topics, list) or len(topics) > MAX_TOPICS:
         return None
-    return list(dict.fromkeys(topics)) if all(isinstance(topic, str) and len(topic) < 200 for topic in topics) else None
+    return list(dict.fromkeys(topics)) if all(map(_is_topic, topics)) else None
+
+
+def _is_topic(word: object) -> bool:
+    """Whether a word can be a topic: neither half a surrogate pair nor a NUL, which the database fails on."""
+    return isinstance(word, str) and len(word) < 200 and word.isprintable()

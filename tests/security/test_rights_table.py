@@ -56,7 +56,8 @@ READS: dict[str, tuple[int | str, ...]] = {
 }
 
 # What a POST without anything in it answers: refused first, understood after. None of them changes a run.
-GONE, CLOSED = (IN, IN, 404, 404), (IN, IN, *[405] * 7)
+GONE: tuple[int | str, ...] = (IN, IN, 404, 404)
+CLOSED: tuple[int | str, ...] = (IN, IN, *[405] * 7)
 POSTS: dict[str, tuple[int | str, ...]] = {
     **dict.fromkeys(READS, CLOSED),
     "human_task_decide": (*GONE, 403, 409, 409, 403, 409),
