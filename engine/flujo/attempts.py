@@ -25,6 +25,12 @@ class StepInputError(FlujoError):
     code = "step_input"
 
 
+class StepCancelled(FlujoError):
+    """A step let a cancellation out that nobody asked it for. Catch it where the step awaits what was cancelled."""
+
+    code = "step_cancelled"
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A step that failed for good."""
@@ -142,8 +148,11 @@ async def _call(step: Step, control: StepContext, arguments: list[Any], keywords
             return await work
         async with asyncio.timeout(step.timeout.total_seconds()) as limit:
             return await work
-    except asyncio.CancelledError:
+    except asyncio.CancelledError as error:
         control.cancel()
+        task = asyncio.current_task()
+        if task is not None and not task.cancelling():  # nobody stops us: what the step awaited was cancelled
+            raise StepCancelled(f"Step {step.name!r} ended with a cancellation of its own.") from error
         raise
     except TimeoutError as error:
         control.cancel()

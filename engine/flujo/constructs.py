@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from flujo import canonical
 from flujo.errors import PipelineDefinitionError
 from flujo.node import Node
 from flujo.paths import name_in
@@ -49,7 +50,7 @@ class SubPipeline(Construct):
 
     @property
     def output(self) -> Any:
-        return self.pipeline.nodes[-1].output if self.pipeline.nodes else Any
+        return self.pipeline.output
 
 
 class Parallel(Construct):
@@ -120,6 +121,11 @@ class Branch(Construct):
             raise PipelineDefinitionError(f"Branch {name!r}: the default {default!r} is none of its branches.")
         self.default = default
 
+    def choice(self, value: Any) -> str:
+        """The branch for this input; a name that is none when there is no default."""
+        chosen = str(self.choose(value))
+        return chosen if chosen in self.branches else self.default or chosen
+
     def parts(self) -> Iterable[tuple[str, Node]]:
         return self.branches.items()
 
@@ -135,12 +141,16 @@ class Loop(Construct):
         self.until = until
         self.max_iterations = _bound(name, max_iterations) or 1
 
+    def is_over(self, output: str) -> bool:
+        """Whether the loop ends with this output of its body, canonical JSON."""
+        return bool(self.until(canonical.decode(output, self.output)))
+
     def parts(self) -> Iterable[tuple[str, Node]]:
         return [(node.name, node) for node in self.body.nodes]
 
     @property
     def output(self) -> Any:
-        return self.body.nodes[-1].output
+        return self.body.output
 
 
 class Fallback(Construct):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 from pydantic import ValidationError
 
@@ -62,6 +62,11 @@ class HumanStep(Node):
     def output(self) -> Any:
         """The annotation of what the step behind the gate receives."""
         return Any if self.when is not None or self.answer_type is None else self.answer_type
+
+    @property
+    def result(self) -> Any:
+        """The annotation of what the gate itself gives: the answer, or the output of the steps for a rejection."""
+        return self.output if self.on_reject is None else Union[self.output, self.on_reject.output]  # noqa: UP007  # of values
 
     def shape(self) -> dict[str, Any]:
         shape: dict[str, Any] = {"name": self.name, "kind": self.kind}

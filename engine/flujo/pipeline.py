@@ -95,6 +95,13 @@ class Pipeline:
         first = self.nodes[0] if self.nodes else None
         return first.signature.input if isinstance(first, Step) else Any
 
+    @property
+    def output(self) -> Any:
+        """The annotation of the last step's output; `Any` when steps for a rejection may give another."""
+        last = self.nodes[-1].output if self.nodes else Any
+        others = [node.on_reject for node in self.nodes if isinstance(node, HumanStep) and node.on_reject is not None]
+        return last if all(route.output == last for route in others) else Any
+
     def signatures(self) -> Iterator[Signature]:
         """The signatures of all steps, those inside other nodes included."""
         return (node.signature for node in self.every_node() if isinstance(node, Step))

@@ -12,6 +12,7 @@ from flujo import canonical
 from flujo.context import PipelineContext, restore
 from flujo.document import RunDocument
 from flujo.errors import CorruptState
+from flujo.human import HumanStep
 from flujo.paths import is_note, is_top
 from flujo.pipeline import Pipeline
 from flujo.records import Attempt, Checkpoint, HumanTask
@@ -104,6 +105,8 @@ def step_result(pipeline: Pipeline, row: Checkpoint) -> StepResult:
 def output_type(pipeline: Pipeline, path: str) -> Any:
     """The annotation of what the step at `path` gives; `Any` when unknown."""
     node = pipeline.find(path)
+    if isinstance(node, HumanStep):
+        return node.result
     return Any if node is None else node.output
 
 

@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 from flujo import canonical, transitions
 from flujo.attempts import Call, Failure, described, run_step
 from flujo.branches import Suspended, all_of, merge
-from flujo.constructs import Branch, Fallback, Loop, Map, Parallel, SubPipeline
-from flujo.context import Fields, changes, fold
+from flujo.constructs import Branch, Fallback, Loop, Map, Parallel, Reducers, SubPipeline
+from flujo.context import Fields, changes, fold, restore
 from flujo.errors import FlujoError, LoopBoundReached, NoSuchBranch, SignalTimeout
 from flujo.hold import Hold
 from flujo.human import HumanStep
@@ -233,7 +233,7 @@ class Walk:
         if asked is not None and asked.status is TaskStatus.DECIDED:
             await self._route_rejection(spot, gate)
             return
-        given = canonical.decode(spot.value, self._type_before(spot))
+        given = await self._given(spot)
         if not await self._ask(spot, gate.asks, given):
             await self._join(spot, spot.value, spot.scope.fields)
             return
@@ -251,6 +251,10 @@ class Walk:
         output = await self.sequence(gate.on_reject.nodes, scope, spot.value)
         await self._join(replace(spot, following=None), output, scope.fields)
 
+    async def _given(self, spot: Spot) -> Any:
+        """The node's input, with the type that the node before it gives."""
+        return await self._ask(spot, canonical.decode, spot.value, self._type_before(spot))
+
     def _type_before(self, spot: Spot) -> Any:
         if spot.scope.position is None and spot.index == 0:
             return self.hold.entry.input_type
@@ -264,7 +268,7 @@ class Walk:
         node, wait = spot.node, self.hold.document.wait(spot.path)
         assert isinstance(node, Timer)  # what this way is for
         if wait is None or wait.status is WaitStatus.CLOSED:
-            given = canonical.decode(spot.value, self._type_before(spot))
+            given = await self._given(spot)
             due = await self._ask(spot, node.due_at, given, self.hold.now())
             await self._begin_wait(spot, Wait.TIMER, due)
         elif wait.due_at is not None and wait.due_at > self.hold.now():
@@ -340,8 +344,7 @@ class Walk:
         assert isinstance(node, Branch)  # what this way is for
         choice = self._noted(noted)
         if choice is None:
-            choice = str(await self._ask(spot, node.choose, canonical.decode(spot.value, self._type_before(spot))))
-            choice = choice if choice in node.branches else node.default or choice
+            choice = await self._ask(spot, node.choice, await self._given(spot))
             if choice not in node.branches:
                 known = ", ".join(node.branches)
                 await self._fail(spot, NoSuchBranch(f"{spot.path!r} chose {choice!r}, which is none of {known}."))
@@ -360,7 +363,9 @@ class Walk:
             fields = scope.fields
             verdict = self._noted(f"{at}#verdict")
             if verdict is None:
-                verdict = bool(await self._ask(spot, node.until, canonical.decode(value, node.output)))
+                verdict = bool(
+                    await self._ask(spot, node.until, await self._ask(spot, canonical.decode, value, node.output))
+                )
                 await self._note(spot, f"{at}#verdict", verdict)
             if verdict:
                 await self._join(spot, value, fields)
@@ -438,7 +443,14 @@ class Walk:
         finally:
             self.hold.branches -= 1
         fields = [scope.fields for _, _, scope in branches]
-        return outputs, await self._ask(spot, merge, spot.scope.fields, fields, node.reducers)
+        return outputs, await self._ask(spot, self._merged, spot.scope.fields, fields, node.reducers)
+
+    def _merged(self, base: Fields, branches: Sequence[Fields], reducers: Reducers) -> Fields:
+        """The context at a join, which must fit its class: what a reducer gives is no step's, and checked by none."""
+        fields = merge(base, branches, reducers)
+        if reducers and fields is not base:
+            restore(self.hold.entry.context_model, fields)
+        return fields
 
 
 def _too_late(spot: Spot) -> SignalTimeout:
@@ -452,13 +464,15 @@ class MapInputError(FlujoError):
 
 
 def _question(spot: Spot, gate: HumanStep, message: str) -> Question:
+    inside = "" if spot.scope.position is None else spot.path.rpartition("/")[0]
     if spot.following is not None:
         approved = f"continue with {spot.following.name}"
     else:
-        approved = "complete the run" if spot.scope.position is None else f"finish {spot.path.rpartition('/')[0]}"
+        approved = f"finish {inside}" if inside else "complete the run"
     rejected = "stop the run"
     if gate.on_reject is not None:
-        rejected = f"continue with {gate.on_reject.nodes[0].name}, then end the run as rejected"
+        rest = f"finish {inside}" if inside else "end the run as rejected"
+        rejected = f"continue with {gate.on_reject.nodes[0].name}, then {rest}"
     return Question(
         path=spot.path,
         name=gate.name,

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flujo import Step, step, transitions
+from flujo import Pipeline, PipelineContext, Reject, Step, step, transitions
+from flujo.node import Node
+from flujo.records import Signal
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.backends.sqlite import SQLiteBackend
 from flujo.state.base import StateBackend
-from flujo.status import RunStatus
+from flujo.status import AttemptOutcome, RunStatus
 from flujo.testing import FakeClock
 
 from tests.engine.making import document_of, runner_of
@@ -64,7 +66,7 @@ async def test_one_signal_ends_one_wait_though_two_branches_wait_for_it(backend:
     assert (await flujo.signal_async("r", "paid", 7)).status is RunStatus.PAUSED
     final = await flujo.signal_async("r", "paid", 8)
     assert sorted(final.output.values()) == [7, 8]
-    taken = [signal.taken_by for signal in (await document_of(backend, "r")).rows[transitions.steps.Signal].values()]
+    taken = [signal.taken_by for signal in (await document_of(backend, "r")).rows[Signal].values()]
     assert sorted(taken) == ["both/a", "both/b"]
 
 
@@ -126,3 +128,94 @@ async def test_a_caught_failure_stands_though_its_cause_has_gone(backend: StateB
     assert (await flujo.run_async(1, run_id="r")).status is RunStatus.PAUSED
     assert (await flujo.resume_async("r", 9)).output == 9
     assert asked == [1]
+
+
+@step
+async def cancel_itself(number: int) -> int:
+    work = asyncio.ensure_future(asyncio.sleep(60))
+    work.cancel()
+    await work
+    return number
+
+
+@pytest.mark.parametrize("pipeline", [cancel_itself, Step.parallel("both", [cancel_itself, double])])
+async def test_a_step_that_lets_a_cancellation_out_has_failed(backend: StateBackend, pipeline: Node) -> None:
+    failed = await runner_of(pipeline, backend).run_async(1, run_id="r")
+    assert failed.status is RunStatus.FAILED
+    assert "StepCancelled" in str(failed.error)
+
+
+@step
+async def apologise(number: int) -> str:
+    return "sorry"
+
+
+@step
+async def shout(text: Any) -> str:
+    return str(text).upper()
+
+
+ROUTED = Step.human_in_the_loop("ask", message_for_user="?", input_schema=int, on_reject=apologise)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "output"),
+    [
+        (ROUTED >> shout, "sorry"),
+        (Pipeline([ROUTED]).as_step("sub") >> shout, "SORRY"),
+        (Step.loop_until("loop", ROUTED, until=lambda answer: True) >> shout, "SORRY"),
+        (
+            Pipeline([ROUTED]).as_step("sub")
+            >> Step.human_in_the_loop("check", message_for_user=lambda v: f"{v}?", when=lambda v: v != "sorry")
+            >> shout,
+            "SORRY",
+        ),
+    ],
+    ids=["top", "sub", "loop", "gate behind"],
+)
+async def test_steps_for_a_rejection_may_give_another_type_than_the_answer(
+    backend: StateBackend, pipeline: Pipeline, output: str
+) -> None:
+    flujo = runner_of(pipeline, backend)
+    paused = await flujo.run_async(1, run_id="r")
+    ended = await flujo.resume_async(paused, Reject("no"))
+    assert (ended.status, ended.output) == (RunStatus.COMPLETED, output)
+
+
+class Seen(PipelineContext):
+    seen: list[int] = []
+
+
+@step
+async def see(number: int, context: Seen) -> int:
+    context.seen.append(number)
+    return number
+
+
+@pytest.mark.parametrize("value", ["no list", object(), [0.5]], ids=["other type", "no JSON", "other items"])
+async def test_what_a_reducer_gives_must_fit_the_context(backend: StateBackend, value: object) -> None:
+    flujo = runner_of(Step.map_over("each", see, reducers={"seen": lambda lists: value}), backend)
+    failed = await flujo.run_async([1, 2], run_id="r")
+    assert failed.status is RunStatus.FAILED
+    assert failed.final_pipeline_context == Seen(run_id="r")
+
+
+async def test_no_attempt_stays_open_when_an_operator_ends_the_run_beside_it(backend: StateBackend) -> None:
+    @step
+    async def reject(number: int) -> int:
+        await flujo.resume_async("r", Reject("no"), step="both/ask")
+        return number
+
+    ask = Step.human_in_the_loop("ask", message_for_user="?", input_schema=int)
+    flujo = runner_of(Step.parallel("both", [ask, reject]), backend)
+    ended = await flujo.run_async(1, run_id="r")
+    attempts = (await document_of(backend, "r")).attempts()
+    assert ended.status is RunStatus.CANCELLED
+    assert [attempt.outcome for attempt in attempts] == [AttemptOutcome.RELEASED]
+
+
+async def test_a_rejection_inside_a_construct_says_what_it_leads_to(backend: StateBackend) -> None:
+    await runner_of(Step.parallel("both", {"a": ROUTED, "b": double}), backend).run_async(1, run_id="r")
+    asked = (await document_of(backend, "r")).human_task("both/a")
+    assert asked is not None
+    assert asked.if_rejected == "continue with apologise, then finish both"

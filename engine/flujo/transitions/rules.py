@@ -12,7 +12,7 @@ from flujo.batch import Draft, RunView
 from flujo.errors import Fenced, PipelineChanged
 from flujo.lease import Holder
 from flujo.paths import is_within
-from flujo.records import Attempt, HumanTask, RunHead, RunWait
+from flujo.records import Attempt, Checkpoint, HumanTask, RunHead, RunWait
 from flujo.status import AttemptOutcome, EventKind, Outcome, RunStatus, TaskStatus, Wait, WaitStatus
 
 MAX_LOST_ATTEMPTS = 5
@@ -93,6 +93,8 @@ def end(draft: Draft, status: RunStatus, kind: EventKind, *, path: str = "", clo
     decided = path if kind is EventKind.RUN_REJECTED else ""
     close_human_tasks(draft, closing or f"the run is {status.value}", but=decided)
     close_waits(draft)
+    if status is not RunStatus.COMPLETED:
+        release_attempts(draft)
     draft.set(status=status, wait=None, holder=None, lease_expires_at=None, wake_at=None, finished_at=draft.now)
     if status is RunStatus.COMPLETED and draft.head.outcome is Outcome.REJECTED:
         data["outcome"] = Outcome.REJECTED.value
@@ -155,9 +157,11 @@ def is_due(head: RunHead, now: datetime) -> bool:
     return head.status is RunStatus.PAUSED and head.wake_at is not None and head.wake_at <= now
 
 
-def release_attempts(draft: Draft, *, but: str = "") -> None:
-    """Record that this worker gives up its open attempts, except the one of the step `but`."""
+def release_attempts(draft: Draft) -> None:
+    """Record that this worker gives up its open attempts, except those that this very transition ends."""
+    over = {row.key_values() for row in draft.updates if isinstance(row, Attempt)}
+    done = {row.path for row in draft.inserts if isinstance(row, Checkpoint)}
     for attempt in draft.view.open_attempts():
-        if attempt.path == but:
+        if attempt.key_values() in over or attempt.path in done:
             continue
         draft.update(dataclasses.replace(attempt, finished_at=draft.now, outcome=AttemptOutcome.RELEASED))

@@ -13,7 +13,7 @@ from flujo.batch import Batch, Draft, RunView, Transition
 from flujo.codec import isoformat
 from flujo.records import Attempt, Checkpoint, HumanTask, RunWait, Signal
 from flujo.status import AttemptOutcome, EventKind, RunStatus, TaskStatus, Wait, WaitStatus
-from flujo.transitions.rules import abandon, begin, end, mine, pause_here, release_attempts
+from flujo.transitions.rules import abandon, begin, end, mine, pause_here
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +238,6 @@ def _expire(draft: Draft, wait: RunWait) -> None:
 
 def _fail(draft: Draft, path: str, error: StepError) -> None:
     draft.set(error_type=error.type, error_message=error.message)
-    release_attempts(draft, but=path)
     end(draft, RunStatus.FAILED, EventKind.RUN_FAILED, path=path, error_type=error.type)
 
 

@@ -170,7 +170,6 @@ def cancel_here(*, fence: int, now: datetime) -> Transition:
     def decide(view: RunView) -> Batch:
         mine(view, fence)
         draft = Draft(view, now)
-        release_attempts(draft)
         end(draft, RunStatus.CANCELLED, EventKind.RUN_CANCELLED)
         return draft.batch()
 
