@@ -27,6 +27,8 @@ from runs.models import (
     PipelineGrant,
     Run,
     RunInput,
+    RunWait,
+    Signal,
     SiteEvent,
     Tombstone,
     Upload,
@@ -148,6 +150,20 @@ class HumanTaskAdmin(ReadOnlyAdmin):
     list_filter = ("status",)
     search_fields = ("run__run_id", "name")
     payloads = ("message", "schema", "evidence")
+
+
+@admin.register(RunWait)
+class RunWaitAdmin(ReadOnlyAdmin):
+    list_display = ("run_id", "path", "kind", "name", "status", "due_at", "began_at")
+    list_filter = ("kind", "status")
+    search_fields = ("run__run_id", "path", "name")
+
+
+@admin.register(Signal)
+class SignalAdmin(ReadOnlyAdmin):
+    list_display = ("run_id", "name", "message_id", "actor", "received_at", "taken_by")
+    search_fields = ("run__run_id", "name", "message_id", "actor")
+    payloads = ("data",)
 
 
 @admin.register(Decision)

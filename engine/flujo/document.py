@@ -65,10 +65,10 @@ class RunDocument:
     @property
     def start(self) -> RunInput:
         """The run's input, initial context and shape."""
-        row = self._table(RunInput).get((self.run_id,))
+        row: RunInput | None = self._table(RunInput).get((self.run_id,))
         if row is None:
             raise CorruptState(f"Run {self.run_id} has lost its input. Restore it from a backup or delete it.")
-        return row  # type: ignore[no-any-return]  # tables are keyed by their record type
+        return row
 
     def checkpoint(self, path: str) -> Checkpoint | None:
         return self._table(Checkpoint).get((self.run_id, path))

@@ -72,7 +72,8 @@ def decide(
             batch = DjangoBackend().transact_now(task.run_id, decided)
             if batch.writes:
                 dispatch.hint_on_commit(task.run_id)
-            return batch.result  # type: ignore[no-any-return]  # a batch carries any transition's result
+            decision: Decision = batch.result
+            return decision
     except _REFUSALS as refusal:
         _record_refusal(actor, task_id, refusal, origin)
         raise

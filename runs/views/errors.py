@@ -18,6 +18,7 @@ STATUS = {
     "stale_decision": 409,
     "illegal_transition": 409,
     "run_not_paused": 409,
+    "run_waits": 409,
     "run_finished": 409,
     "run_failed": 409,
     "run_cancelled": 409,

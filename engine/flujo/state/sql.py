@@ -162,7 +162,12 @@ def fetch(
     readers = _READERS[record]
     try:
         return [
-            record(*[value if read is None or value is None else read(value) for read, value in zip(readers, row)])  # noqa: B905  # as many columns as readers
+            record(
+                *[
+                    value if read is None or value is None else read(value)
+                    for read, value in zip(readers, row, strict=True)
+                ]
+            )
             for row in cursor.fetchall()
         ]
     except (TypeError, ValueError) as error:
