@@ -62,6 +62,8 @@ class FakeClock:
         with self._lock:
             self._sleepers.append(sleeper)
         try:
+            if sleeper.due(self._now):
+                return  # a wait of no time
             if self._auto and not background:
                 await self._jump(sleeper)
             await sleeper.woken

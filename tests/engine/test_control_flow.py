@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flujo import Pipeline, PipelineContext, Reject, Step, step, transitions
+from flujo import Pipeline, PipelineContext, PipelineResult, Reject, Step, StepContext, step, transitions
 from flujo.node import Node
 from flujo.records import Signal
 from flujo.state.backends.memory import InMemoryBackend
@@ -219,3 +219,17 @@ async def test_a_rejection_inside_a_construct_says_what_it_leads_to(backend: Sta
     asked = (await document_of(backend, "r")).human_task("both/a")
     assert asked is not None
     assert asked.if_rejected == "continue with apologise, then finish both"
+
+
+async def test_a_retry_without_backoff_does_not_wait_for_a_fake_clock(backend: StateBackend) -> None:
+    @step(retries=1, backoff=timedelta(0))
+    async def flaky(number: int, ctx: StepContext) -> int:
+        if ctx.attempt == 1:
+            raise ConnectionError("down")
+        return number
+
+    async def run() -> PipelineResult:
+        return await runner_of(flaky, backend, clock=FakeClock()).run_async(1)
+
+    result = await asyncio.wait_for(run(), 5)
+    assert result.output == 1
