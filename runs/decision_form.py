@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from runs.queries.human_task import RequestPage
 
 REASON_ID, TEXT_ID = "decision-reason", "decision-answer"
+NO_OUTCOME = "Choose: press one of the two buttons."
 NO_REASON = "Say why you reject: it is kept with the run and in the audit."
 
 
@@ -55,7 +56,7 @@ class DecisionForm:
 
     @property
     def outcome(self) -> DecisionOutcome:
-        """What the pressed button says; anything but Reject is the other one."""
+        """What the pressed button says; `complete` refuses a form that was sent without one."""
         rejects = self._text("outcome") == DecisionOutcome.REJECTED
         return DecisionOutcome.REJECTED if rejects else DecisionOutcome.APPROVED
 
@@ -118,7 +119,9 @@ class DecisionForm:
         """Whether everything the chosen button needs is there; else `errors` says what is missing."""
         if self.changes_rows:
             return False
-        if self.outcome == DecisionOutcome.REJECTED:
+        if self._text("outcome") not in list(DecisionOutcome):
+            self.errors.append(Problem("", "", NO_OUTCOME))
+        elif self.outcome == DecisionOutcome.REJECTED:
             if not self.reason:
                 self.errors.append(Problem(REASON_ID, "Reason", NO_REASON))
         elif self.page.task.kind == "text" and not self.text.strip():

@@ -52,6 +52,11 @@ class InboxFilter:
         return bool(self.pipeline or self.q)
 
     @property
+    def narrowing(self) -> str:
+        """The query string that goes along from request to request: the pipeline and the text, "" without them."""
+        return self.link(view="mine", cursor="") if self.narrowed else ""
+
+    @property
     def query_string(self) -> str:
         return self.link()
 

@@ -171,7 +171,7 @@ def _row(scene: _Scene, place: _Place, trace: _Traces) -> StepRow:
     started = _started(trace)
     return StepRow(
         path=place.path,
-        name=place.path if place.number else INSIDE.sub(r"\2", NOTED.sub(r" \1", place.path)).strip(),
+        name=place.path if place.number else NOTED.sub(r" \1", INSIDE.sub(r"\2", place.path)).strip(),
         number=place.number,
         kind=place.kind,
         state=_state(scene, place, trace),

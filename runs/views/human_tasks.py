@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
@@ -31,7 +33,7 @@ TEMPLATE = "human_tasks/detail.html"
 def detail(request: HttpRequest, task_id: int) -> HttpResponse:
     """The request with its form."""
     page = _page(request, task_id)
-    return render(request, TEMPLATE, {"page": page, "form": DecisionForm.of(page, request), "nav": "inbox"})
+    return render(request, TEMPLATE, _context(request, page, DecisionForm.of(page, request)))
 
 
 @require_safe
@@ -53,7 +55,7 @@ def decide(request: HttpRequest, task_id: int) -> HttpResponse:
     complete = form.complete()
     if form.usable and not complete:
         status = 200 if form.changes_rows else 422
-        return render(request, TEMPLATE, {"page": page, "form": form, "nav": "inbox"}, status=status)
+        return render(request, TEMPLATE, _context(request, page, form), status=status)
     try:
         decision = record_decision(
             actor=request.user,
@@ -78,34 +80,44 @@ def _page(request: HttpRequest, task_id: int) -> RequestPage:
     return request_page(request.user, access.get_task_or_404(request.user, task_id))
 
 
+def _context(request: HttpRequest, page: RequestPage, form: DecisionForm) -> dict[str, Any]:
+    """What the page shows; the filter of the inbox goes along, so that the next request is one of those."""
+    wanted = InboxFilter.of(request.GET)
+    following = wanted.link(view="mine", cursor="", after=str(page.task.pk))
+    return {"page": page, "form": form, "filter": wanted, "next_query": following, "nav": "inbox"}
+
+
 def _refused(request: HttpRequest, task_id: int, error: FlujoError) -> HttpResponse:
     """The page as it stands now, with the input kept and the reason for the refusal."""
     page = _page(request, task_id)
     form = DecisionForm.of(page, request)
     form.refuse(error)
-    return respond(request, error, TEMPLATE, {"page": page, "form": form, "nav": "inbox"})
+    return respond(request, error, TEMPLATE, _context(request, page, form))
 
 
 def _after(request: HttpRequest, task: HumanTask) -> HttpResponse:
     """303 to the request; htmx follows redirects by itself, so it is told by a header to load the page."""
+    address = task.get_absolute_url() + InboxFilter.of(request.GET).narrowing
     if getattr(request, "htmx", False):
-        return HttpResponse(headers={"HX-Redirect": task.get_absolute_url()})
-    return HttpResponseRedirect(task.get_absolute_url(), status=303)
+        return HttpResponse(headers={"HX-Redirect": address})
+    return HttpResponseRedirect(address, status=303)
 
 
 def _done(request: HttpRequest, page: RequestPage, outcome: DecisionOutcome) -> SafeString:
     rejected = outcome == DecisionOutcome.REJECTED
     what = "Rejected" if rejected else {"bool": "Approved"}.get(page.task.kind, "Answered")
     effect = page.task.if_rejected if rejected else page.task.if_approved
-    following = inbox.next_open(request.user, InboxFilter(), after=page.task.pk)
+    wanted = InboxFilter.of(request.GET)
+    following = inbox.next_open(request.user, wanted, after=page.task.pk)
     return format_html(
         '{}. Next: {}. <a href="{}">Follow the run</a>{}',
         what,
         effect,
         reverse("runs:run", args=[page.run.pk]),
         format_html(
-            ' or <a href="{}" data-key-next>open the next request</a> (key <kbd>n</kbd>).', following.get_absolute_url()
+            ' or <a href="{}" data-key-next>open the next request</a> (key <kbd>n</kbd>).',
+            following.get_absolute_url() + wanted.narrowing,
         )
         if following
-        else ". Nothing else waits for you.",
+        else ". Nothing else waits for you{}.".format(" in this filter" if wanted.narrowed else ""),
     )

@@ -57,7 +57,7 @@ def next_open(request: HttpRequest) -> HttpResponse:
     if task is None:
         messages.info(request, "Nothing else waits for you.")
         return redirect("runs:inbox")
-    return redirect(task)
+    return redirect(task.get_absolute_url() + wanted.narrowing)
 
 
 def _ids(text: str) -> Iterator[int]:

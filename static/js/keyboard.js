@@ -68,9 +68,9 @@ document.addEventListener("keydown", (event) => {
   const reject = form?.querySelector("[name=outcome][value=rejected]:enabled");
   if (!approve) return;
   event.preventDefault();
-  if (form.dataset.means === "rejected" && reject) form.requestSubmit(reject);
+  if (form.dataset.means === "rejected" && reject) reject.click(); // htmx sends the button that was clicked
   else if (event.target.matches("[data-key-reject]")) approve.focus();
-  else form.requestSubmit(approve);
+  else approve.click();
 });
 
 document.addEventListener("keydown", (event) => {

@@ -384,3 +384,13 @@ def test_next_request_is_one_key_away_before_and_after_a_decision(
     assert client.get(link)["Location"] == f"/inbox/{following.pk}/"
     page = client.get(_send(client, task)["Location"]).content.decode()
     assert re.findall(r'href="([^"]+)" data-key-next', page)[0] == f"/inbox/{following.pk}/"
+
+
+@pytest.mark.parametrize("outcome", ["", "yes"])
+def test_form_sent_without_one_of_its_buttons_decides_nothing(
+    outcome: str, sign_in: SignIn, operator: User, task: HumanTask
+) -> None:
+    answer = _send(sign_in(operator), task, outcome=outcome)
+    assert answer.status_code == 422
+    assert "press one of the two buttons" in answer.content.decode()
+    assert _undecided(task)

@@ -181,7 +181,7 @@ def test_inbox_next_leads_to_the_oldest_of_mine_in_the_filter(sign_in: SignIn, o
     client = sign_in(operator)
     assert client.get("/inbox/next/")["Location"] == f"/inbox/{old.pk}/"
     assert client.get(f"/inbox/next/?after={old.pk}")["Location"] == f"/inbox/{young.pk}/"
-    assert client.get("/inbox/next/?q=young")["Location"] == f"/inbox/{young.pk}/"
+    assert client.get("/inbox/next/?q=young")["Location"] == f"/inbox/{young.pk}/?q=young"
     assert client.get("/inbox/next/?pipeline=refunds")["Location"] == "/inbox/"
 
 
@@ -211,3 +211,18 @@ def test_inbox_row_of_a_closed_request_says_why(sign_in: SignIn, operator: User)
     html = _page(sign_in(operator), "?view=decided")
     assert "Closed" in html
     assert "the run was cancelled by ben" in html
+
+
+def test_inbox_filter_goes_along_from_request_to_request(sign_in: SignIn, operator: User) -> None:
+    first, second = (factories.paused_run(pipeline=name).human_tasks.get() for name in ("orders", "orders"))
+    other = factories.paused_run(pipeline="returns").human_tasks.get()
+    client = sign_in(operator)
+    listed = client.get("/inbox/?pipeline=orders&view=all").content.decode()
+    assert f'href="/inbox/{first.pk}/?pipeline=orders"' in listed
+    page = client.get(f"/inbox/{first.pk}/?pipeline=orders").content.decode()
+    assert f'action="/inbox/{first.pk}/decide/?pipeline=orders"' in page
+    assert client.get(f"/inbox/next/?pipeline=orders&after={first.pk}")["Location"] == (
+        f"/inbox/{second.pk}/?pipeline=orders"
+    )
+    last = client.get(f"/inbox/next/?pipeline=returns&after={first.pk}")
+    assert last["Location"] == f"/inbox/{other.pk}/?pipeline=returns"

@@ -183,9 +183,12 @@ def test_every_kind_of_node_has_words() -> None:
 
 def test_steps_inside_a_step_are_listed_by_item_and_what_holds_others_comes_first(client: Client) -> None:
     run = factories.run("r1", status=RunStatus.RUNNING, steps=["each", "post"])
-    for number, path in enumerate(["each[1]/a", "each[10]/a", "each[0]/a/b", "each[0]/a", "each[2]#verdict"]):
+    for number, path in enumerate(
+        ["each[1]/a", "each[10]/a", "each[0]/a/b", "each[0]/a", "each[2]#verdict", "post#choice"]
+    ):
         factories.checkpoint(run, "a", position=0, seq=number, path=path, started_at=run.created_at)
     page = client.get("/runs/r1/").content.decode()
     listed = re.findall(r'data-path="(each[^"]*)"', page)
     assert listed == ["each", "each[0]/a", "each[0]/a/b", "each[1]/a", "each[2]#verdict", "each[10]/a"]
     assert ">[2] verdict</a>" in page
+    assert ">choice</a>" in page

@@ -60,7 +60,7 @@ GONE: tuple[int | str, ...] = (IN, IN, 404, 404)
 CLOSED: tuple[int | str, ...] = (IN, IN, *[405] * 7)
 POSTS: dict[str, tuple[int | str, ...]] = {
     **dict.fromkeys(READS, CLOSED),
-    "human_task_decide": (*GONE, 403, 409, 409, 403, 409),
+    "human_task_decide": (*GONE, 403, 422, 422, 403, 422),
     "run_cancel": (*GONE, *[422] * 5),
     "run_retry": (*GONE, *[422] * 5),
     "pipeline_start": (*GONE, 403, 403, 422, 403, 422),
