@@ -19,7 +19,7 @@ _idle = threading.Semaphore(0)
 
 def _start_anew() -> None:
     """A fork has the queue, but none of the threads."""
-    global _jobs, _idle  # noqa: PLW0603  # they belong to the process
+    global _jobs, _idle  # they belong to the process
     _jobs, _idle = SimpleQueue(), threading.Semaphore(0)
 
 
@@ -47,7 +47,7 @@ def _serve() -> None:
             continue
         try:
             result, error = call(), None
-        except BaseException as raised:  # noqa: BLE001  # a step's own error, whatever it is, belongs to the loop that awaits it
+        except BaseException as raised:  # a step's own error, whatever it is, belongs to the loop that awaits it
             result, error = None, raised
         _idle.release()
         if not loop.is_closed():
