@@ -110,11 +110,15 @@ class AgeGroup:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """All that is stored of the runs a user may see; `database` is the size of the whole database in bytes."""
+    """All that is stored of the runs a user may see.
+
+    `database` is the size of the whole database in bytes; None for those who may not see every pipeline, to whom it
+    would tell of the others.
+    """
 
     pipelines: list[Use]
     total: Use
-    database: int
+    database: int | None
     oldest: datetime | None
     ages: list[AgeGroup]
 
@@ -125,11 +129,11 @@ class Storage:
 
 def storage(user: access.User) -> Storage:
     """Storage use by pipeline and status, and how many finished runs are old."""
-    visible = access.visible_to(user).order_by()
+    visible, pipelines = access.visible_to(user).order_by(), access.pipelines_for(user, "view")
     now = timezone.now()
     grouped = visible.values_list("pipeline", "status").annotate(n=Count("pk"))
     counted = {(pipeline, status): count for pipeline, status, count in grouped}
-    sizes = _bytes_by_pipeline(access.pipelines_for(user, "view"))
+    sizes = _bytes_by_pipeline(pipelines)
     uses = [
         Use(name, [StatusCount(status, counted.get((name, status), 0)) for status in RunStatus], sizes.get(name, 0))
         for name in {pipeline for pipeline, _ in counted}
@@ -139,7 +143,7 @@ def storage(user: access.User) -> Storage:
     return Storage(
         pipelines=sorted(uses, key=lambda use: (-use.bytes, use.pipeline)),
         total=_sum(uses),
-        database=_database_bytes(),
+        database=_database_bytes() if pipelines is None else None,
         oldest=old["oldest"],
         ages=[AgeGroup(days, words, old[f"d{days}"]) for days, words in AGES],
     )

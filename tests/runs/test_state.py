@@ -83,6 +83,15 @@ def test_state_page_says_what_it_is_for_when_nothing_is_stored(sign_in: SignIn, 
     assert "Nothing is stored yet" in text(sign_in(viewer).get(STATE))
 
 
+def test_state_page_tells_the_size_of_the_database_to_those_alone_who_see_every_pipeline(
+    sign_in: SignIn, viewer: User
+) -> None:
+    old_runs(1)
+    some = factories.user("sam", can=["view"], on="orders")
+    assert "Whole database" not in text(sign_in(some).get(STATE))
+    assert "Whole database" in text(sign_in(viewer).get(STATE))
+
+
 def test_state_page_tells_nothing_of_other_pipelines(sign_in: SignIn, stranger: User) -> None:
     old_runs(1, title="Secret order")
     client = sign_in(stranger)
