@@ -31,6 +31,12 @@ class StepCancelled(FlujoError):
     code = "step_cancelled"
 
 
+class StepExited(FlujoError):
+    """A step called `sys.exit` or something that does. Call what it wraps instead of its command line."""
+
+    code = "step_exited"
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A step that failed for good."""
@@ -154,6 +160,8 @@ async def _call(step: Step, control: StepContext, arguments: list[Any], keywords
         if task is not None and not task.cancelling():  # nobody stops us: what the step awaited was cancelled
             raise StepCancelled(f"Step {step.name!r} ended with a cancellation of its own.") from error
         raise
+    except SystemExit as error:  # it would end the worker, and every run that it works on
+        raise StepExited(f"Step {step.name!r} asked the process to exit ({error.code}).") from error
     except TimeoutError as error:
         control.cancel()
         if step.timeout is None or not limit.expired():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from flujo import canonical
 from flujo.errors import PipelineDefinitionError
 from flujo.node import Node
-from flujo.paths import name_in
+from flujo.paths import POSITION_ROOM, name_in
 
 if TYPE_CHECKING:
     from flujo.pipeline import Pipeline
@@ -26,6 +26,9 @@ class Construct(Node):
 
     def shape(self) -> dict[str, Any]:
         return {**super().shape(), "parts": [[segment, part.shape()] for segment, part in self.parts()]}
+
+    def reach(self) -> int:
+        return POSITION_ROOM + max((1 + len(segment) + part.reach() for segment, part in self.parts()), default=0)
 
     def inner(self, path: str) -> Node | None:
         segment, _, rest = path.partition("/")

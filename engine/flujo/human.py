@@ -55,6 +55,9 @@ class HumanStep(Node):
             canonical.adapter(input_schema).json_schema(mode="validation") if self.kind_of_answer == "form" else None
         )
 
+    def reach(self) -> int:
+        return 0 if self.on_reject is None else 1 + self.on_reject.longest_path()
+
     def inner(self, path: str) -> Node | None:
         return None if self.on_reject is None else self.on_reject.find(path)
 

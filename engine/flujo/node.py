@@ -39,6 +39,10 @@ class Node:
         """The node at `path` inside this one; None for a node that holds no others."""
         return None
 
+    def reach(self) -> int:
+        """How much longer than the node's own path the paths inside it can get."""
+        return 0
+
     def shape(self) -> dict[str, Any]:
         """What the fingerprint covers of this node."""
         return {"name": self.name, "kind": self.kind}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+MAX_PATH = 500
+POSITION_ROOM = 12  # for a position in a map or loop, or the word of a note
+
 _POSITION = re.compile(r"[\[#].*")
 
 

@@ -64,6 +64,10 @@ class Pipeline:
     def _by_name(self) -> dict[str, Node]:
         return {node.name: node for node in self.nodes}
 
+    def longest_path(self) -> int:
+        """The length of the longest path that a run of the pipeline can have."""
+        return max((len(node.name) + node.reach() for node in self.nodes), default=0)
+
     def as_step(self, name: str) -> Node:
         """The pipeline as one step of another; its steps' paths begin with `name/`."""
         return as_node(name, self)

@@ -13,6 +13,7 @@ from flujo import canonical
 from flujo.context import PipelineContext
 from flujo.errors import InvalidInput, PipelineConflict, PipelineDefinitionError, PipelineNotFound, UnstorableValue
 from flujo.node import Node
+from flujo.paths import MAX_PATH
 from flujo.pipeline import Pipeline
 
 _VERSION = re.compile(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?")
@@ -83,6 +84,11 @@ class PipelineRegistry:
         built = Pipeline.of(pipeline)
         if not built.nodes:
             raise PipelineDefinitionError(f"Pipeline {name!r} has no steps.")
+        if built.longest_path() > MAX_PATH:
+            raise PipelineDefinitionError(
+                f"Pipeline {name!r} is nested so deeply that a path would be longer than {MAX_PATH} characters. "
+                "Give its steps shorter names."
+            )
         entry = RegisteredPipeline(name, version, built, context_model or built.context_model, description)
         known = self._known.setdefault(name, {})
         if version in known and known[version].fingerprint != entry.fingerprint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from flujo import Pipeline, PipelineContext, PipelineResult, Reject, Step, StepContext, step, transitions
+from flujo.errors import PipelineDefinitionError
 from flujo.node import Node
 from flujo.records import Signal
 from flujo.state.backends.memory import InMemoryBackend
@@ -233,3 +235,30 @@ async def test_a_retry_without_backoff_does_not_wait_for_a_fake_clock(backend: S
 
     result = await asyncio.wait_for(run(), 5)
     assert result.output == 1
+
+
+@step
+def leave(number: int) -> int:
+    sys.exit(3)
+
+
+@step
+async def leave_async(number: int) -> int:
+    sys.exit(3)
+
+
+@pytest.mark.parametrize("leaves", [leave, leave_async, Step.parallel("both", [leave, leave_async])])
+async def test_a_step_that_exits_has_failed_and_its_worker_lives_on(backend: StateBackend, leaves: Node) -> None:
+    failed = await runner_of(leaves, backend).run_async(1, run_id="r")
+    assert failed.status is RunStatus.FAILED
+    assert "StepExited" in str(failed.error)
+
+
+def test_a_path_that_no_store_could_hold_is_refused_when_it_is_registered() -> None:
+    nested: Node = double
+    for depth in range(3):
+        nested = Step.map_over(f"{depth}{'x' * 160}", nested)
+    with pytest.raises(PipelineDefinitionError, match="shorter names"):
+        runner_of(nested, InMemoryBackend())
+    route = Step.human_in_the_loop("a" * 200, on_reject=Step.human_in_the_loop("b" * 200, on_reject=shout))
+    runner_of(route, InMemoryBackend())
