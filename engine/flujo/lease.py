@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 from uuid import uuid4
 
 from flujo.records import RunHead
@@ -47,7 +48,9 @@ def this_process() -> Holder:
     pid = os.getpid()
     if _NONCE["pid"] != pid:  # a fork is a process of its own
         _NONCE.update(pid=pid, value=uuid4().hex)
-    return Holder(socket.gethostname(), _boot(), _namespace(), pid, _start_of(pid) or "", str(_NONCE["value"]))
+    stat = _stat_of(pid)
+    started = stat.started if stat is not None else ""
+    return Holder(socket.gethostname(), _boot(), _namespace(), pid, started, str(_NONCE["value"]))
 
 
 def parse_holder(text: str | None) -> Holder | None:
@@ -56,10 +59,19 @@ def parse_holder(text: str | None) -> Holder | None:
 
 
 def is_dead(holder: Holder) -> bool:
-    """Whether `holder` was a process of this host, boot and pid namespace and is gone. False when unsure."""
-    if not holder.boot or (holder.boot, holder.namespace) != (_boot(), _namespace()):
+    """Whether `holder` was a process of this host, boot and pid namespace and is gone. False when unsure.
+
+    The kernel tells of every process whether it is there, but may hide the rest (`hidepid`): a process that is there
+    and whose start time cannot be read may well be the holder.
+    """
+    if not holder.boot or not holder.namespace or (holder.boot, holder.namespace) != (_boot(), _namespace()):
         return False
-    return _start_of(holder.pid) != holder.started
+    if not _exists(holder.pid):
+        return True
+    stat = _stat_of(holder.pid)
+    if stat is None or not holder.started:
+        return False
+    return stat.gone or stat.started != holder.started
 
 
 def is_held(head: RunHead, now: datetime) -> Holder | None:
@@ -84,13 +96,30 @@ def _namespace() -> str:
         return ""
 
 
-def _start_of(pid: int) -> str | None:
-    """The start time of a process in clock ticks since boot; None when there is no such process, or it is a zombie."""
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # another user's, or a number that is none
+    return True
+
+
+class _Stat(NamedTuple):
+    """What the kernel says of a process: its start in clock ticks since boot, and whether it has ended (a zombie)."""
+
+    started: str
+    gone: bool
+
+
+def _stat_of(pid: int) -> _Stat | None:
+    """None when there is no such process, or we may not see it."""
     stat = _read(f"/proc/{pid}/stat")
     if not stat:
         return None
     state, *fields = stat.rpartition(")")[2].split()
-    return None if state in "ZX" else fields[18]
+    return _Stat(fields[18], state in "ZX")
 
 
 def _read(path: str) -> str:
