@@ -6,9 +6,10 @@ import asyncio
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from flujo.document import RunDocument
 from flujo.errors import BackendBusy, BackendError, CorruptState, Fenced, FlujoError, OutcomeUnknown
 from flujo.lease import is_held
 from flujo.records import AuditEvent, RunHead, Tombstone
-from flujo.state.backends.sqlite_schema import TABLES, create_tables
+from flujo.state.backends.sqlite_schema import TABLES, check_owner, create_tables
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
 from flujo.state.sql import Dialect, SqlView, fetch, replace, write
 from flujo.state.workflow_state import document_of, state_of
@@ -32,6 +33,7 @@ from flujo.transitions import purge
 T = TypeVar("T")
 BUSY_SECONDS = 20.0
 MAX_SHARED = 200
+_RETRY_SECONDS = 0.005
 
 
 @dataclass(slots=True)
@@ -71,6 +73,7 @@ class SQLiteBackend(StateBackend):
         self._clock = clock or SystemClock()
         self._writer: _Writer | None = None
         self._guard = threading.Lock()
+        self._known = False
         self._dialect = Dialect(tables=TABLES)
 
     # Writing
@@ -108,15 +111,16 @@ class SQLiteBackend(StateBackend):
 
     async def _write(self, work: Callable[[sqlite3.Cursor], T]) -> T:
         job = _Job(work)
-        self._open().put(job)
+        self._put(job)
         result: T = await asyncio.shield(asyncio.wrap_future(job.future))
         return result
 
-    def _open(self) -> _Writer:
+    def _put(self, job: _Job) -> None:
+        """Give the writer a job; under the guard, since one that came after the word to stop would never be done."""
         with self._guard:
             if self._writer is None or self._writer.pid != os.getpid():
                 self._writer = _Writer(self._connect)
-            return self._writer
+            self._writer.put(job)
 
     # Reading
 
@@ -174,6 +178,8 @@ class SQLiteBackend(StateBackend):
     # Connections
 
     def _connect(self) -> sqlite3.Connection:
+        """A connection to the file, which is made if there is none; a file of others is not touched."""
+        self._look()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self.path.exists():
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
@@ -181,20 +187,46 @@ class SQLiteBackend(StateBackend):
             self.path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
         )
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            if not check_owner(connection):
+                create_tables(connection)
+            self._use_log(connection)
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             connection.execute("PRAGMA trusted_schema = OFF")
-            create_tables(connection)
         except BaseException:
             connection.close()
             raise
+        self._known = True
         return connection
+
+    def _look(self) -> None:
+        """See whose file it is without the right to write: even closing it would otherwise write back others' log."""
+        if self._known or not self.path.exists():
+            return
+        with suppress(sqlite3.OperationalError):  # only whoever may write can tell, and it asks before it writes
+            uri = f"{self.path.absolute().as_uri()}?mode=ro"
+            with closing(sqlite3.connect(uri, uri=True, timeout=self._busy_seconds)) as connection:
+                check_owner(connection)
+
+    def _use_log(self, connection: sqlite3.Connection) -> None:
+        """Turn the write-ahead log on. SQLite does not wait for others who use a new file at the same moment."""
+        deadline = time.monotonic() + self._busy_seconds
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(_RETRY_SECONDS)
+            else:
+                return
 
     async def close(self) -> None:
         with self._guard:
             writer, self._writer = self._writer, None
+            if writer is not None:
+                writer.stop()
         if writer is not None:
-            await asyncio.to_thread(writer.stop)
+            await asyncio.to_thread(writer.join)
 
 
 class _Writer:
@@ -212,7 +244,10 @@ class _Writer:
         self._jobs.put(job)
 
     def stop(self) -> None:
+        """End after the jobs that were put before."""
         self._jobs.put(None)
+
+    def join(self) -> None:
         self._thread.join()
 
     def _run(self) -> None:
@@ -321,9 +356,18 @@ def _translated(where: Path | str) -> Iterator[None]:
 
 
 def _translate(error: sqlite3.Error, where: Path | str) -> FlujoError:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    if _is_busy(error):
         return BackendBusy(f"{where} stayed locked by another process. Nothing was saved: try again.")
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    if _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return CorruptState(f"{where} cannot be read ({error}). It was left as it is: restore it from a backup.")
     return BackendError(f"{where} failed: {error}. Nothing was saved.")
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; 0 for an error of the driver's own."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF

@@ -12,31 +12,35 @@ from flujo.status import ACTIVE
 
 SCHEMA_VERSION = 1
 TABLES: dict[type[Record], str] = {record: f"flujo_{record.table}" for record in RECORDS}
+# One statement reads one snapshot, so that another process that is just creating the tables shows all of them or none.
+_OWNER = """
+    SELECT user_version, (SELECT count(*) FROM sqlite_schema), (SELECT count(*) FROM sqlite_schema WHERE name = ?)
+    FROM pragma_user_version
+"""
 _SQL_TYPES = {int: "INTEGER", bool: "INTEGER", str: "TEXT", datetime: "TEXT"}
 
 
-def create_tables(connection: sqlite3.Connection) -> None:
-    """Create what is missing. Raises `CorruptState` for a file that another program or a newer Flujo wrote."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version == SCHEMA_VERSION:
-        return
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if version > SCHEMA_VERSION or (version == 0 and tables and not _is_ours(connection)):
+def check_owner(connection: sqlite3.Connection) -> bool:
+    """Whether the tables are there. Raises `CorruptState` for a file that another program or a newer Flujo wrote."""
+    version, tables, ours = connection.execute(_OWNER, [TABLES[RunHead]]).fetchone()
+    if version == SCHEMA_VERSION and ours:
+        return True
+    if version or tables:
         raise CorruptState(
             f"The file has the schema version {version} and {tables} tables: it belongs to another program or a newer "
             "Flujo. It was left as it is."
         )
+    return False
+
+
+def create_tables(connection: sqlite3.Connection) -> None:
+    """Create the tables, unless another process was faster. Raises as `check_owner` does."""
     connection.execute("BEGIN IMMEDIATE")
-    for statement in _statements():
-        connection.execute(statement)
-    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    if not check_owner(connection):
+        for statement in _statements():
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     connection.execute("COMMIT")
-
-
-def _is_ours(connection: sqlite3.Connection) -> bool:
-    """Another process may just have created the tables between our two reads."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    return bool(version == SCHEMA_VERSION)
 
 
 def _statements() -> list[str]:
