@@ -116,3 +116,8 @@ def _bare(annotation: Any) -> Any:
 
 def _is_union(annotation: Any) -> bool:
     return typing.get_origin(annotation) in (Union, types.UnionType)
+
+
+def item_of(annotation: Any) -> Any:
+    """The annotation of a list's items; `Any` when unknown."""
+    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is list else Any

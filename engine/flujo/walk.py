@@ -22,6 +22,7 @@ from flujo.records import RunWait, Signal
 from flujo.status import DecisionOutcome, TaskStatus, Wait, WaitStatus
 from flujo.step import Step
 from flujo.transitions import Position, Question, StepDone
+from flujo.typing import item_of
 from flujo.waits import SignalStep, Timer
 
 
@@ -42,11 +43,13 @@ class Scope:
     """Where a sequence of nodes stands: the prefix of its paths and the context as its steps see it.
 
     `position` is None at the top level, else the top-level index of the node that holds the sequence; `contained` says
-    that a construct catches a failure, `concurrent` that siblings may be running.
+    that a construct catches a failure, `concurrent` that siblings may be running; `given` is the type of what the next
+    node gets.
     """
 
     prefix: str
     fields: Fields
+    given: Any
     position: int | None = None
     contained: bool = False
     concurrent: bool = False
@@ -56,6 +59,7 @@ class Scope:
         return Scope(
             prefix,
             self.fields,
+            self.given,
             index,
             self.contained if contained is None else contained,
             self.concurrent if concurrent is None else concurrent,
@@ -103,7 +107,8 @@ class Walk:
         nodes, index = self.hold.entry.pipeline.nodes, self.hold.head.step_index
         before = self.hold.document.checkpoint(nodes[index - 1].name) if index else None
         value = before.output if before is not None else self.hold.document.start.input
-        await self.sequence(nodes, Scope("", self.hold.document.context()), value, start=index)
+        given = nodes[index - 1].output if index else self.hold.entry.input_type
+        await self.sequence(nodes, Scope("", self.hold.document.context(), given), value, start=index)
 
     async def sequence(self, nodes: Sequence[Node], scope: Scope, value: str, *, start: int = 0) -> str:
         """Walk nodes one after the other; the output of the last."""
@@ -113,6 +118,7 @@ class Walk:
             value = await self._visit(Spot(node, path, index, value, scope, following, node.name))
             if isinstance(node, HumanStep) and self._rejected(path):
                 break  # the steps for a rejection ran in place of all that follows
+            scope.given = node.output
         return value
 
     def _rejected(self, path: str) -> bool:
@@ -253,14 +259,7 @@ class Walk:
 
     async def _given(self, spot: Spot) -> Any:
         """The node's input, with the type that the node before it gives."""
-        return await self._ask(spot, canonical.decode, spot.value, self._type_before(spot))
-
-    def _type_before(self, spot: Spot) -> Any:
-        if spot.scope.position is None and spot.index == 0:
-            return self.hold.entry.input_type
-        if spot.scope.position is None:
-            return self.hold.entry.pipeline.nodes[spot.index - 1].output
-        return Any
+        return await self._ask(spot, canonical.decode, spot.value, spot.scope.given)
 
     # Waits
 
@@ -358,7 +357,8 @@ class Walk:
         assert isinstance(node, Loop)  # what this way is for
         for number in range(1, node.max_iterations + 1):
             at = f"{spot.path}#{number}"
-            scope = replace(spot.scope.below(f"{at}/", spot.top_index), fields=fields)
+            given = spot.scope.given if number == 1 else node.output
+            scope = replace(spot.scope.below(f"{at}/", spot.top_index), fields=fields, given=given)
             value = await self.sequence(node.body.nodes, scope, value)
             fields = scope.fields
             verdict = self._noted(f"{at}#verdict")
@@ -411,6 +411,8 @@ class Walk:
         places = [f"{spot.path}[{number}]" for number in range(len(items))]
         works = [item(canonical.dump(each)) for each in items]
         scopes = self._scopes(spot, [f"{place}/" for place in places], collects=node.collects)
+        for scope in scopes:
+            scope.given = item_of(spot.scope.given)
         outputs, fields = await self._side_by_side(spot, list(zip(places, works, scopes, strict=True)))
         await self._join(spot, canonical.dump(outputs), fields)
 

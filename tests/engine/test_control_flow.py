@@ -19,6 +19,7 @@ from flujo.state.backends.sqlite import SQLiteBackend
 from flujo.state.base import StateBackend
 from flujo.status import AttemptOutcome, RunStatus
 from flujo.testing import FakeClock
+from pydantic import BaseModel
 
 from tests.engine.making import document_of, runner_of
 from tests.engine.stores import Store
@@ -262,3 +263,40 @@ def test_a_path_that_no_store_could_hold_is_refused_when_it_is_registered() -> N
         runner_of(nested, InMemoryBackend())
     route = Step.human_in_the_loop("a" * 200, on_reject=Step.human_in_the_loop("b" * 200, on_reject=shout))
     runner_of(route, InMemoryBackend())
+
+
+class Order(BaseModel):
+    number: int
+
+
+@step
+async def order(number: int) -> Order:
+    return Order(number=number)
+
+
+@step
+async def orders(number: int) -> list[Order]:
+    return [Order(number=number)]
+
+
+ABOUT = Step.human_in_the_loop("ask", message_for_user=lambda order: f"Take {order.number}?", input_schema=int)
+
+
+@pytest.mark.parametrize(
+    "pipeline",
+    [
+        order >> ABOUT,
+        order >> Step.parallel("both", [ABOUT]),
+        order >> Pipeline([ABOUT]).as_step("sub"),
+        order >> Step.branch_on("way", lambda order: str(order.number), {"1": ABOUT}),
+        order >> Step.fallback("safe", ABOUT, shout),
+        orders >> Step.map_over("each", ABOUT),
+        Step.map_over("each", order >> ABOUT),
+        order >> Step.loop_until("loop", ABOUT, until=lambda answer: answer > 0),
+    ],
+    ids=["top", "parallel", "sub", "branch", "fallback", "map", "body", "loop"],
+)
+async def test_a_gate_is_asked_about_the_same_type_wherever_it_stands(pipeline: Pipeline | Node) -> None:
+    value = [1] if isinstance(pipeline, Node) else 1
+    paused = await runner_of(pipeline, InMemoryBackend()).run_async(value, run_id="r")
+    assert [pause.message for pause in paused.pauses] == ["Take 1?"]
