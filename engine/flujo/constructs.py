@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from flujo import canonical
 from flujo.errors import PipelineDefinitionError
-from flujo.node import Node
+from flujo.node import Node, no_coroutine
 from flujo.paths import POSITION_ROOM, name_in
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Parallel(Construct):
         self.branches = _branches(name, branches)
         self.max_concurrency = _bound(name, max_concurrency) or len(self.branches)
         self.collects = _collects(name, on_error)
-        self.reducers = dict(reducers or {})
+        self.reducers = _reducers(name, reducers)
 
     def parts(self) -> Iterable[tuple[str, Node]]:
         return self.branches.items()
@@ -98,7 +98,7 @@ class Map(Construct):
         self.body = _pipeline(body)
         self.max_concurrency = _bound(name, max_concurrency) or 1
         self.collects = _collects(name, on_error)
-        self.reducers = dict(reducers or {})
+        self.reducers = _reducers(name, reducers)
 
     def parts(self) -> Iterable[tuple[str, Node]]:
         return [(node.name, node) for node in self.body.nodes]
@@ -118,6 +118,7 @@ class Branch(Construct):
         default: str | None,
     ) -> None:
         super().__init__(name)
+        no_coroutine(choose, f"{name!r}: choose")
         self.choose = choose
         self.branches = _branches(name, branches)
         if default is not None and default not in self.branches:
@@ -141,6 +142,7 @@ class Loop(Construct):
     def __init__(self, name: str, body: Node | Pipeline, *, until: Callable[[Any], bool], max_iterations: int) -> None:
         super().__init__(name)
         self.body = _pipeline(body)
+        no_coroutine(until, f"{name!r}: until")
         self.until = until
         self.max_iterations = _bound(name, max_iterations) or 1
 
@@ -201,6 +203,12 @@ def _bound(name: str, number: int | None) -> int | None:
     if number is not None and number < 1:
         raise PipelineDefinitionError(f"{name!r}: a bound is at least 1, not {number}.")
     return number
+
+
+def _reducers(name: str, reducers: Reducers | None) -> dict[str, Callable[[list[Any]], Any]]:
+    for field, reduce in (reducers or {}).items():
+        no_coroutine(reduce, f"{name!r}: the reducer of {field!r}")
+    return dict(reducers or {})
 
 
 def _collects(name: str, on_error: OnError) -> bool:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from flujo import canonical
 from flujo.errors import InvalidAnswer, PipelineDefinitionError, UnstorableValue
-from flujo.node import Node
+from flujo.node import Node, no_coroutine
 
 if TYPE_CHECKING:
     from flujo.pipeline import Pipeline
@@ -45,6 +45,8 @@ class HumanStep(Node):
                 f"Human task {name!r}: candidates is a list of user names and group:names. "
                 "Leave it out to let anyone decide who may decide on the pipeline."
             )
+        no_coroutine(when, f"Human task {name!r}: when")
+        no_coroutine(message_for_user, f"Human task {name!r}: message_for_user")
         self.message = message_for_user
         self.answer_type = input_schema
         self.candidates = None if candidates is None else list(candidates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from flujo.errors import PipelineDefinitionError
@@ -10,6 +11,12 @@ if TYPE_CHECKING:
     from flujo.pipeline import Pipeline
 
 MAX_NAME = 200
+
+
+def no_coroutine(function: object, what: str) -> None:
+    """Raise `PipelineDefinitionError` for an async function: its coroutine would count as true and never run."""
+    if inspect.iscoroutinefunction(function):
+        raise PipelineDefinitionError(f"{what} is a plain function. Ask what must be awaited in a step before it.")
 
 
 class Node:

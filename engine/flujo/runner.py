@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -19,6 +20,7 @@ from flujo.errors import (
     PipelineChanged,
     RunDeleted,
     RunFinished,
+    RunIsLeased,
     RunNotFound,
     RunNotPaused,
     SignalUnknown,
@@ -191,7 +193,8 @@ class Flujo:
     async def _settled(self, entry: RegisteredPipeline, head: RunHead) -> PipelineResult:
         """The result of a run whose recorded answer stands, going on with it if nobody does."""
         if head.status in (RunStatus.QUEUED, RunStatus.RUNNING):
-            return await self._go_on(head, silent)
+            with suppress(RunIsLeased):  # a worker is faster: it goes on with the answer
+                return await self._go_on(head, silent)
         return result_of(entry, await self._load(head.run_id))
 
     def _question(self, paused: PipelineResult | str, document: RunDocument, step: str | None) -> tuple[str, int, str]:
@@ -217,8 +220,8 @@ class Flujo:
     ) -> PipelineResult:
         """Send a run the message `name`, and go on with it here if it waits for that.
 
-        The same `message_id` counts once. Raises `InvalidInput` when `data` does not fit the step's schema, and
-        `RunFinished`.
+        The same `message_id` counts once; it is a text of at most 200 characters. Raises `InvalidInput` when it is not,
+        or when `data` does not fit the step's schema, and `RunFinished`.
         """
         entry = self._entry_of(await self._load(run_id))
         step = next(
@@ -229,7 +232,7 @@ class Flujo:
         received = transitions.receive(
             name,
             step.validate(data),
-            message_id=message_id or self.clock.new_id(),
+            message_id=checked(message_id=message_id)["message_id"] if message_id else self.clock.new_id(),
             actor=actor,
             now=self.clock.now(),
             claim=self._terms(entry),
@@ -358,7 +361,11 @@ def answer_to(
     channel: str = "program",
     key: str = "",
 ) -> Answer:
-    """A validated answer. Without a `key` of its own, the same answer to the same question counts as one."""
+    """A validated answer. Without a `key` of its own, the same answer to the same question counts as one.
+
+    Raises `InvalidAnswer`, and `InvalidInput` for a key that is no text of at most 100 characters.
+    """
+    checked(key=key)
     data = "null" if isinstance(human_input, Reject) else gate.validate_answer(human_input)
     rejected = isinstance(human_input, Reject) or (gate.kind_of_answer == "bool" and data == "false")
     data = "null" if rejected else data

@@ -181,7 +181,11 @@ class Step(Node):
 
     @staticmethod
     def fallback(name: str, primary: Node | Pipeline, backup: Node | Pipeline) -> Fallback:
-        """`primary`, and when it has failed for good, `backup` on the same input."""
+        """`primary`, and when it has failed for good, `backup` on the same input.
+
+        The failure is saved: after it `primary` is not tried again, neither by a retry of the run, and what still waits
+        inside it is closed.
+        """
         return Fallback(name, as_node("primary", primary), as_node("backup", backup))
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from flujo import canonical
 from flujo.errors import InvalidInput, PipelineDefinitionError
-from flujo.node import Node
+from flujo.node import Node, no_coroutine
 
 
 class Timer(Node):
@@ -23,6 +23,7 @@ class Timer(Node):
         super().__init__(name)
         if isinstance(due, timedelta) and due < timedelta(0):
             raise PipelineDefinitionError(f"Timer {name!r}: {due} is in the past.")
+        no_coroutine(due, f"Timer {name!r}: when")
         self.due = due
 
     def due_at(self, value: Any, now: datetime) -> datetime:
@@ -43,11 +44,17 @@ class SignalStep(Node):
     def __init__(self, name: str, schema: Any, timeout: timedelta | None) -> None:
         super().__init__(name)
         self.schema = Any if schema is None else schema
+        if timeout is not None and timeout <= timedelta(0):
+            raise PipelineDefinitionError(f"Signal {name!r}: a timeout is longer than zero, not {timeout}.")
         self.timeout = timeout
 
     @property
     def output(self) -> Any:
         return self.schema
+
+    def due_at(self, now: datetime) -> datetime | None:
+        """When the signal is too late."""
+        return None if self.timeout is None else now + self.timeout
 
     def validate(self, data: Any) -> str:
         """The canonical JSON of a valid message. Raises `InvalidInput` with pydantic's `errors` in its details."""

@@ -298,7 +298,7 @@ class Walk:
         elif waits:
             raise Suspended
         else:
-            await self._begin_wait(spot, Wait.SIGNAL, now + node.timeout if node.timeout else None)
+            await self._begin_wait(spot, Wait.SIGNAL, await self._ask(spot, node.due_at, now))
 
     def _next_signal(self, name: str, *, before: datetime | None) -> Signal | None:
         """The oldest signal that no branch has taken, or is about to take; a late worker takes only one in time."""

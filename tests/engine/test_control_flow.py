@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -300,3 +300,48 @@ async def test_a_gate_is_asked_about_the_same_type_wherever_it_stands(pipeline: 
     value = [1] if isinstance(pipeline, Node) else 1
     paused = await runner_of(pipeline, InMemoryBackend()).run_async(value, run_id="r")
     assert [pause.message for pause in paused.pauses] == ["Take 1?"]
+
+
+async def _later(value: Any) -> Any:
+    return value
+
+
+later: Any = _later  # type checkers see the mistake; these tests are for programs without one
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Step.branch_on("way", later, {"a": double}),
+        lambda: Step.loop_until("loop", double, until=later),
+        lambda: Step.map_over("each", double, reducers={"seen": later}),
+        lambda: Step.human_in_the_loop("ask", when=later),
+        lambda: Step.human_in_the_loop("ask", message_for_user=later),
+        lambda: Step.sleep_until("then", later),
+        lambda: Step.wait_for_signal("paid", timeout=timedelta(0)),
+    ],
+    ids=["choose", "until", "reducer", "when", "message", "due", "timeout"],
+)
+def test_a_function_that_nobody_would_await_is_refused_when_it_is_given(make: Callable[[], Node]) -> None:
+    with pytest.raises(PipelineDefinitionError):
+        make()
+
+
+async def test_a_deadline_beyond_the_calendar_fails_its_run(backend: StateBackend) -> None:
+    flujo = runner_of(Step.wait_for_signal("paid", timeout=timedelta.max), backend)
+    assert (await flujo.run_async(1, run_id="r")).status is RunStatus.FAILED
+
+
+async def test_the_same_answer_again_is_harmless_while_the_run_goes_on() -> None:
+    backend = InMemoryBackend()
+    again: list[PipelineResult] = []
+
+    @step
+    async def repeat(number: int) -> int:
+        again.append(await flujo.resume_async(paused, 5))
+        return number
+
+    flujo = runner_of(Step.human_in_the_loop("ask", message_for_user="?", input_schema=int) >> repeat, backend)
+    paused = await flujo.run_async(1, run_id="r")
+    assert (await flujo.resume_async(paused, 5)).output == 5
+    assert [result.status for result in again] == [RunStatus.RUNNING]
