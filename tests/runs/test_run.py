@@ -309,9 +309,7 @@ def test_history_lists_every_event_newest_first_with_its_actor_and_reason(client
     run = factories.paused_run("r1")
     factories.audit_event(run, "run.cancelled", actor="ana", data={"reason": "Ordered twice."})
     words = words_of(client, "/runs/r1/history/")
-    assert re.search(
-        r"5 Run cancelled reason Ordered twice\. A ana .*4 Person asked approve .*1 Run started", words
-    )
+    assert re.search(r"5 Run cancelled reason Ordered twice\. A ana .*4 Person asked approve .*1 Run started", words)
 
 
 def test_long_history_pages_through_every_event_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
