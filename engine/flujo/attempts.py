@@ -102,6 +102,7 @@ async def _attempt(hold: Hold, call: Call, number: int) -> StepDone:
     step, signature, started = call.step, call.step.signature, hold.now()
     control = StepContext(
         run_id=hold.head.run_id,
+        created_at=hold.head.created_at,
         path=call.path,
         title=hold.head.title,
         attempt=number,

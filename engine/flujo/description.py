@@ -1,4 +1,4 @@
-"""What a run says about itself: title, owner, requester, tags and actors, within what every store can hold."""
+"""What a run says about itself and programs about their calls: texts within what every store can hold."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from flujo import canonical
 from flujo.errors import InvalidInput, UnstorableValue
 
-LONGEST = {"title": 200, "owner": 150, "requester": 150, "actor": 150}
+LONGEST = {"title": 200, "owner": 150, "requester": 150, "actor": 150, "key": 100, "message_id": 200}
 
 
 def checked(**given: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from flujo.description import checked
@@ -18,16 +19,18 @@ class StepNotFinished(FlujoError):
 class StepContext:
     """Handed to a step that asks for it.
 
-    `idempotency_key` is the same for every attempt of this step of this run: give it to outside systems so that a
-    repeated call has no second effect. `fencing_token` grows with every lease of the run: a system that keeps the
-    highest one it saw can refuse a worker that was thought dead. `attempt` counts from 1; `title` is the run's, ""
-    when it has none.
+    `idempotency_key` is the same for every attempt of this step of this run, through retries, crashes and resumes: give
+    it to outside systems so that a repeated call has no second effect. It holds the time the run was created, so that
+    a run with the id of a deleted one has keys of its own. `fencing_token` grows with every lease of the run: a system
+    that keeps the highest one it saw can refuse a worker that was thought dead. `attempt` counts from 1; `title` is the
+    run's, "" when it has none.
     """
 
     def __init__(
         self,
         *,
         run_id: str,
+        created_at: datetime,
         path: str,
         title: str,
         attempt: int,
@@ -39,7 +42,7 @@ class StepContext:
         self.path = path
         self.attempt = attempt
         self.fencing_token = fencing_token
-        self.idempotency_key = f"{run_id}/{path}"
+        self.idempotency_key = f"{run_id}@{created_at.astimezone(UTC):%Y%m%dT%H%M%S.%f}/{path}"
         self.description: dict[str, Any] = {}
         self._output_of = output_of
         self._cancelled = False
