@@ -14,11 +14,12 @@ from flujo import Pipeline, PipelineContext, PipelineResult, Reject, Step, StepC
 from flujo.errors import PipelineDefinitionError
 from flujo.node import Node
 from flujo.records import Signal
+from flujo.runner import answer_to
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.backends.sqlite import SQLiteBackend
 from flujo.state.base import StateBackend
 from flujo.status import AttemptOutcome, RunStatus
-from flujo.testing import FakeClock
+from flujo.testing import FakeClock, let_lease_expire
 from pydantic import BaseModel
 
 from tests.engine.making import document_of, runner_of
@@ -345,3 +346,18 @@ async def test_the_same_answer_again_is_harmless_while_the_run_goes_on() -> None
     paused = await flujo.run_async(1, run_id="r")
     assert (await flujo.resume_async(paused, 5)).output == 5
     assert [result.status for result in again] == [RunStatus.RUNNING]
+
+
+async def test_a_run_that_a_dead_worker_left_is_not_behind_every_queued_one(built_in: Store) -> None:
+    backend = built_in.backend
+    ask = Step.human_in_the_loop("ask", message_for_user="?", input_schema=int)
+    flujo = runner_of(ask, backend)
+    for run_id in ("left", "q1", "q2"):
+        await flujo.run_async(1, run_id=run_id)
+        asked = (await document_of(backend, run_id)).human_task("ask")
+        assert asked is not None
+        given = answer_to(ask, 1, path="ask", generation=asked.generation, digest=asked.digest, actor="")
+        terms = flujo._terms(flujo.registry.get("demo")) if run_id == "left" else None
+        await backend.transact(run_id, transitions.decide(given, now=flujo.clock.now(), claim=terms, facts={}))
+    await let_lease_expire(backend, "left")
+    assert "left" in [head.run_id for head in await backend.ready(flujo.clock.now(), 2)]

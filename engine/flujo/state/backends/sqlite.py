@@ -152,6 +152,7 @@ class SQLiteBackend(StateBackend):
         heads += self._select(RunHead, "wake_at <= {0} ORDER BY wake_at", isoformat(now))
         running = self._select(RunHead, "status = {0}", RunStatus.RUNNING.value)
         heads += [head for head in running if is_held(head, now) is None]
+        heads.sort(key=lambda head: head.updated_at)  # one that a dead worker left is not behind every queued one
         return [head for head in heads if known is None or head.fingerprint in known][:limit]
 
     async def run_ids(self) -> list[str]:
