@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
 from typing import Any, ClassVar, TypeVar
@@ -60,8 +62,15 @@ class DjangoBackend(StateBackend):
     # Writing
 
     def transact_now(self, run_id: str, transition: Transition) -> Batch:
-        """Decide and write in one transaction, or in the caller's if one is open."""
+        """Decide and write in one transaction, or in the caller's if one is open, which an error here leaves usable.
+
+        Raises `Fenced`, `BackendBusy` and `BackendError`, never an error of the database's own.
+        """
         check_run_id(run_id)
+        with _translated(self.using):
+            return self._transact(run_id, transition)
+
+    def _transact(self, run_id: str, transition: Transition) -> Batch:
         connection = connections[self.using]
         nested = connection.in_atomic_block
         batch: Batch | None = None
@@ -72,7 +81,7 @@ class DjangoBackend(StateBackend):
                     write(cursor, _dialect(self.using), batch)
         except IntegrityError as error:
             if batch is not None and batch.before is None and self._exists(run_id):
-                return self.transact_now(run_id, transition)  # two starts of one id: the other one was first
+                return self._transact(run_id, transition)  # two starts of one id: the other one was first
             raise Fenced(f"Run {run_id} changed meanwhile ({error}). Nothing was written.") from error
         except (DatabaseError, InterfaceError) as error:
             if nested:
@@ -85,12 +94,9 @@ class DjangoBackend(StateBackend):
 
     def _settle(self, batch: Batch | None, error: Exception) -> Batch:
         """An error from a commit may come after it: look on a fresh connection which it was."""
-        connection = connections[self.using]
-        connection.close()
-        if "locked" in str(error):
-            raise BackendBusy(f"The database stayed locked. Nothing was saved: try again. ({error})") from error
-        if batch is None or not batch.writes:
-            raise BackendError(f"The database failed: {error}") from error
+        connections[self.using].close()
+        if batch is None or not batch.writes or _is_busy(error):
+            raise error
         try:
             if self._is_written(batch):
                 return batch
@@ -98,7 +104,7 @@ class DjangoBackend(StateBackend):
             raise OutcomeUnknown(
                 f"The database did not say whether the write to run {batch.run_id} was saved: {again}"
             ) from error
-        raise BackendError(f"The database did not accept the write: {error}") from error
+        raise error
 
     def _is_written(self, batch: Batch) -> bool:
         chains = {row.hash for row in batch.inserts if isinstance(row, AuditEvent)}
@@ -115,7 +121,11 @@ class DjangoBackend(StateBackend):
 
     def _import(self, incoming: RunDocument) -> None:
         dialect = _dialect(self.using)
-        with transaction.atomic(using=self.using), connections[self.using].cursor() as cursor:
+        with (
+            _translated(self.using),
+            transaction.atomic(using=self.using),
+            connections[self.using].cursor() as cursor,
+        ):
             view = SqlView(cursor, dialect, incoming.run_id)
             stored = view.document()
             if stored is not None:
@@ -132,7 +142,11 @@ class DjangoBackend(StateBackend):
 
     def load_now(self, run_id: str) -> RunDocument | None:
         """The whole run without its audit events; None for an unknown id."""
-        with transaction.atomic(using=self.using), connections[self.using].cursor() as cursor:
+        with (
+            _translated(self.using),
+            transaction.atomic(using=self.using),
+            connections[self.using].cursor() as cursor,
+        ):
             return SqlView(cursor, _dialect(self.using, for_write=False), run_id).document()
 
     async def load_state(self, run_id: str) -> dict[str, Any] | None:
@@ -165,7 +179,7 @@ class DjangoBackend(StateBackend):
         heads = [head for run_id in ids for head in await self._select(RunHead, "run_id = {0}", run_id)]
         running = await self._select(RunHead, "status = {0}", RunStatus.RUNNING.value)
         heads += [h for h in running if is_held(h, now) is None and (known is None or h.fingerprint in known)]
-        return heads[:limit]
+        return sorted(heads, key=lambda head: head.updated_at)[:limit]
 
     async def run_ids(self) -> list[str]:
         known = [
@@ -186,6 +200,33 @@ class DjangoBackend(StateBackend):
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Run on one of our threads. Cancelling the wait does not stop the work, which ends by itself."""
         return await asyncio.shield(asyncio.wrap_future(_submit(self.using, work)))
+
+
+_BUSY_SQLITE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_BUSY_POSTGRES = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock not available
+
+
+@contextmanager
+def _translated(using: str) -> Iterator[None]:
+    """Database errors as ours, once. Outside of a transaction a connection that failed is closed: it may be broken."""
+    try:
+        yield
+    except IntegrityError as error:
+        raise Fenced(f"The run changed meanwhile ({error}). Nothing was written.") from error
+    except (DatabaseError, InterfaceError) as error:
+        connection = connections[using]
+        if not connection.in_atomic_block:
+            connection.close()  # the next call opens another
+        if _is_busy(error):
+            raise BackendBusy(f"The database stayed locked. Nothing was saved: try again. ({error})") from error
+        raise BackendError(f"The database failed: {error}. Nothing was saved.") from error
+
+
+def _is_busy(error: Exception) -> bool:
+    """Whether others held what we wanted: the driver's error, which Django keeps as the cause, says so by its code."""
+    driver = error.__cause__
+    primary = getattr(driver, "sqlite_errorcode", 0) & 0xFF
+    return primary in _BUSY_SQLITE or getattr(driver, "sqlstate", "") in _BUSY_POSTGRES
 
 
 def _table(model: type[Any]) -> str:
@@ -210,11 +251,8 @@ def _pool() -> ThreadPoolExecutor:
 
 def _submit(using: str, work: Callable[[], T]) -> Future[T]:
     def call() -> T:
-        try:
+        with _translated(using):
             return work()
-        except (DatabaseError, InterfaceError):
-            connections[using].close()  # it may be broken; the next call opens another
-            raise
 
     return _pool().submit(call)
 
