@@ -23,6 +23,7 @@ from flujo.errors import (
     RunIsLeased,
     RunNotFound,
     RunNotPaused,
+    RunWaits,
     SignalUnknown,
 )
 from flujo.execution import Execution
@@ -130,7 +131,7 @@ class Flujo:
             return result_of(entry, document)
         try:
             await self.backend.transact(head.run_id, transitions.claim(self._terms(entry), now=self.clock.now()))
-        except (RunNotPaused, RunFinished):  # its worker brought it to rest since we looked
+        except (RunWaits, RunFinished):  # its worker brought it to rest since we looked
             return result_of(entry, await self._load(head.run_id))
         return await self._execute(entry, head.run_id, progress)
 
