@@ -169,8 +169,7 @@ class FileBackend(StateBackend):
         """Open and lock; a file that another process replaced while we waited for the lock is opened again."""
         path = self._path(run_id)
         try:
-            if not self.folder.exists():
-                self.folder.mkdir(parents=True, mode=0o700)
+            self.folder.mkdir(parents=True, mode=0o700, exist_ok=True)
             while True:
                 new = not path.exists()
                 descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
