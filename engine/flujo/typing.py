@@ -84,14 +84,19 @@ def fits(output: Any, wanted: Any) -> bool:
         return all(fits(member, wanted) for member in typing.get_args(output))
     if _is_union(wanted):
         return any(fits(output, member) for member in typing.get_args(wanted))
-    origins = (typing.get_origin(output) or output, typing.get_origin(wanted) or wanted)
+    origins = (_class_of(output), _class_of(wanted))
     if not all(inspect.isclass(origin) for origin in origins):
         return True
     return _classes_fit(*origins) and _arguments_fit(output, wanted)
 
 
+def _class_of(annotation: Any) -> Any:
+    """The class behind an annotation; that of a TypedDict, which cannot be asked for its subclasses, is dict."""
+    return dict if typing.is_typeddict(annotation) else typing.get_origin(annotation) or annotation
+
+
 def _classes_fit(output: type, wanted: type) -> bool:
-    if issubclass(output, wanted):
+    if getattr(wanted, "_is_protocol", False) or issubclass(output, wanted):  # a protocol's methods are not looked at
         return True
     if issubclass(output, int) and wanted in (float, Decimal):
         return True
