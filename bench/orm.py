@@ -28,9 +28,8 @@ def orm_backend(rounds: int) -> Iterator[Row]:
 
 
 def _measured(rounds: int, where: Path, address: str | None, databases: list[str]) -> Iterator[Row]:
-    from runs.state_backend import DjangoBackend
-
     from bench.pipelines import adding, runner, seconds_of
+    from runs.state_backend import DjangoBackend
 
     for using in databases:
         title = "SQLite FULL" if using == "default" else "PostgreSQL"
@@ -64,6 +63,7 @@ def _set_up(where: Path, address: str | None) -> None:
 
 def _leave(databases: list[str]) -> None:
     from django.db import connections
+
     from runs.state_backend import close_store_threads
 
     close_store_threads()
