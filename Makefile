@@ -22,7 +22,7 @@ SOURCES := engine/flujo runs flujo_site manage.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-fast check lint lock clean prerequisites test-programs
+.PHONY: help run test test-fast bench check lint lock clean prerequisites test-programs
 
 help:  ## Show the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test: $(TEST_READY) test-programs  ## Run the whole suite: real servers and a re
 
 test-fast: $(TEST_READY)  ## Run what needs no server and no browser
 	@$(BIN)/python -m pytest -n $(WORKERS) -m "not services and not browser and not slow"
+
+bench: $(TEST_READY)  ## Measure what a step costs beside the physical limit
+	@PYTHONPATH=engine:. $(BIN)/python -m bench
 
 check: lint test  ## Everything that CI checks
 

@@ -1,4 +1,4 @@
-"""Prints what a step costs beside the physical limit measured in the same run: `python -m bench [--rounds N] [ROW…]`."""
+"""Prints what a step costs beside the physical limit of the same moment: `python -m bench [--rounds N] [ROW…]`."""
 
 from __future__ import annotations
 

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+from flujo import Flujo
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.backends.sqlite import SQLiteBackend
 from flujo.state.base import StateBackend
@@ -27,9 +29,8 @@ def one_run(rounds: int) -> Iterator[Row]:
     for synchronous, target in (("FULL", 1.5), ("NORMAL", 8.0)):
         with folder() as where, asyncio.Runner() as loop:
             raw, backend = RawLimit(where, synchronous), SQLiteBackend(where / "runs.db", synchronous=synchronous)
-            works: list[Callable[[], float]] = [lambda raw=raw: raw.commits(STEPS)]  # type: ignore[misc]  # bound now
-            for kind in ("async", "sync"):
-                works.append(_per_step(loop, backend, kind))
+            works: list[Callable[[], float]] = [partial(raw.commits, STEPS)]
+            works += [_per_step(loop, backend, kind) for kind in ("async", "sync")]
             limits, *found = interleaved(rounds, *works)
             loop.run(backend.close())
             raw.close()
@@ -76,14 +77,19 @@ def large_context(rounds: int) -> Iterator[Row]:
             flujo = runner(adding(STEPS, kind=kind), backend)
             empty, large = interleaved(
                 rounds,
-                lambda flujo=flujo: loop.run(seconds_of(flujo)),  # type: ignore[misc]  # bound now
-                lambda flujo=flujo: loop.run(seconds_of(flujo, text=LARGE)),  # type: ignore[misc]  # the same
+                partial(_seconds, loop, flujo),
+                partial(_seconds, loop, flujo, text=LARGE),
             )
             loop.run(backend.close())
         does = "not taking it" if kind == "async" else "taking it"
         note = f"{milliseconds(large)} against {milliseconds(empty)}"
-        yield Row(f"SQLite FULL, untouched 100 KB context, steps {does}", ratio(large, empty), "× empty", target, note=note)
+        name = f"SQLite FULL, untouched 100 KB context, steps {does}"
+        yield Row(name, ratio(large, empty), "× empty", target, note=note)
     yield Row("  growth of the store by one such run", _growth() / 1e6, "MB", 1)
+
+
+def _seconds(loop: asyncio.Runner, flujo: Flujo, *, text: str = "") -> float:
+    return loop.run(seconds_of(flujo, text=text))
 
 
 def _growth() -> float:
@@ -116,9 +122,8 @@ def long_run(rounds: int) -> Iterator[Row]:
 
 
 async def _last_against_first(backend: StateBackend) -> float:
-    moments = []
-    async for _ in runner(adding(2_000), backend).run_async(0, run_id=new_id()):
-        moments.append(time.perf_counter())
+    steps = runner(adding(2_000), backend).run_async(0, run_id=new_id())
+    moments = [time.perf_counter() async for _ in steps]
     return (moments[1999] - moments[1899]) / (moments[199] - moments[99])
 
 

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from bench.measuring import RawLimit, Row, folder, interleaved, milliseconds, ratio
@@ -38,8 +39,8 @@ def _measured(rounds: int, where: Path, address: str | None, databases: list[str
             raw = RawLimit(where, "FULL").commits if address is None or using == "default" else _psycopg(address)
             limits, seconds = interleaved(
                 rounds,
-                lambda raw=raw: raw(STEPS),  # type: ignore[misc]  # bound now
-                lambda flujo=flujo, loop=loop: loop.run(seconds_of(flujo)) / STEPS,  # type: ignore[misc]  # the same
+                partial(raw, STEPS),
+                lambda flujo=flujo, loop=loop: loop.run(seconds_of(flujo)) / STEPS,  # type: ignore[misc]  # bound now
             )
         note = f"{milliseconds(seconds)} a step, raw {milliseconds(limits)}"
         yield Row(f"ORM backend on {title}, 100 async steps", ratio(seconds, limits), "× raw", TARGET, note=note)

@@ -1,0 +1,76 @@
+"""What a step costs, in bytes and statements, never in time: it must not grow with the steps before it."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flujo import Pipeline, step
+from flujo.state.backends.file import FileBackend
+from flujo.state.backends.sqlite import SQLiteBackend
+
+from tests.engine.making import environment, runner_of
+
+STEPS = 1_600
+STATEMENTS_PER_STEP = 10
+
+
+def adding(count: int) -> Pipeline:
+    """`count` steps whose names are equally long."""
+
+    async def add(value: int) -> int:
+        return (value + 1) % 10
+
+    return Pipeline([step(name=f"step_{number:04}")(add) for number in range(count)])
+
+
+class Traced(SQLiteBackend):
+    """Notes the statements of every connection it opens."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, synchronous="NORMAL")
+        self.statements: list[str] = []
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = super()._connect()
+        connection.set_trace_callback(self.statements.append)
+        return connection
+
+
+async def test_step_appends_as_many_bytes_to_its_file_late_as_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # size is looked at, not safety
+    await runner_of(adding(STEPS), FileBackend(tmp_path)).run_async(0, run_id="r")
+    lines = (tmp_path / "r.jsonl").read_bytes().splitlines()  # a line is a transition: the start, then the steps
+
+    assert len(lines) == STEPS + 1
+    assert len(lines[STEPS - 1]) <= 1.1 * len(lines[1])
+
+
+async def test_step_binds_as_many_bytes_and_statements_late_as_early(tmp_path: Path) -> None:
+    backend = Traced(tmp_path / "runs.db")
+    await runner_of(adding(STEPS), backend).run_async(0, run_id="r")
+    await backend.close()
+    commits = [index for index, text in enumerate(backend.statements) if text.startswith("COMMIT")]
+    steps = [backend.statements[begin + 1 : end + 1] for begin, end in pairwise(commits)]
+    steps = [statements for statements in steps if any("_checkpoint" in text for text in statements)][:STEPS]
+
+    assert len(steps) >= STEPS - 1
+    assert max(len(statements) for statements in steps[1:-1]) <= STATEMENTS_PER_STEP
+    early, late = (sum(map(len, statements)) for statements in (steps[1], steps[-3]))
+    assert late <= 1.1 * early
+
+
+def test_engine_imports_no_django() -> None:
+    code = "import sys, flujo; print(*{name.partition('.')[0] for name in sys.modules} & {'django', 'runs'})"
+    done: subprocess.CompletedProcess[Any] = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.strip() == ""
