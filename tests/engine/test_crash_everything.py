@@ -148,13 +148,12 @@ async def check(make: Callable[[], StateBackend], answer: Any) -> int:
     return seen
 
 
-async def test_a_crash_at_any_write_of_any_construct_changes_nothing() -> None:
-    assert await check(InMemoryBackend, 7) > 100
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("answer", [7, Reject("no")], ids=["approved", "rejected"])
-@pytest.mark.parametrize("kind", ["memory", "file", "sqlite"])
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [("memory", 7), ("file", Reject("no")), ("sqlite", 7)],
+    ids=["approved in memory", "rejected in files", "approved in SQLite"],
+)
 async def test_a_crash_at_any_write_changes_nothing_on_any_store(tmp_path: Path, kind: str, answer: Any) -> None:
     numbers = iter(range(1_000))
 
