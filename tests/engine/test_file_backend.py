@@ -58,6 +58,7 @@ async def test_line_torn_before_its_end_was_never_acknowledged(folder: Path, led
         assert result.status is RunStatus.PAUSED
 
 
+@pytest.mark.tampers
 @pytest.mark.parametrize("line", [0, 1, -1])
 @pytest.mark.parametrize("damage", ["flip", "blank", "not JSON"])
 async def test_damaged_line_is_an_error_and_the_file_stays_as_it_is(
@@ -81,6 +82,7 @@ async def test_damaged_line_is_an_error_and_the_file_stays_as_it_is(
     assert ledger == {"price": 1}
 
 
+@pytest.mark.tampers
 async def test_damaged_run_does_not_hide_the_others(folder: Path, ledger: Ledger) -> None:
     damaged = await paused(folder, ledger, "a")
     await paused(folder, ledger, "b")

@@ -116,6 +116,7 @@ def tamper(database: Path, *statements: str) -> None:
     connection.close()
 
 
+@pytest.mark.tampers
 @pytest.mark.parametrize(
     "tampering",
     [
@@ -136,6 +137,7 @@ def test_command_finds_what_was_done_to_a_database(database: Path, tampering: st
     assert main(["verify", str(database)]) == 1
 
 
+@pytest.mark.tampers
 def test_command_says_what_it_found(database: Path, tmp_path: Path) -> None:
     good = python("-m", "flujo", "verify", database)
     tamper(database, "UPDATE flujo_audit_event SET actor = 'eve' WHERE seq = 2")
