@@ -51,7 +51,8 @@ def decide(
     `data` is the JSON-ready answer, which a rejection does not need; `digest` and `generation` are those of the page
     that was shown; the same `key` with the same answer gives the first result again. Raises `HumanTaskNotFound`,
     `NotAllowed`, `AlreadyDecided` and `StaleDecision` (409), `HumanTaskClosed` (410), `InvalidAnswer` (422); none of
-    them touches the pause. 403, 409 and 410 are recorded in the site's audit; an unseen task or an invalid answer is not.
+    them touches the pause. What is refused with 403, 409 or 410 is recorded in the site's audit; an unseen task or an
+    invalid answer is not.
     """
     try:
         with transaction.atomic():
