@@ -13,6 +13,7 @@ from flujo.errors import BackendError, Fenced, FlujoError
 from flujo.hold import Hold
 from flujo.status import RunStatus
 from flujo.walk import Ended, Failed, Walk
+from flujo.ways import WAYS
 
 
 class Execution:
@@ -43,7 +44,7 @@ class Execution:
         """Walk, and walk again when an answer came in while all branches were about to wait."""
         while self.hold.held:
             try:
-                await Walk(self.hold).run()
+                await Walk(self.hold, WAYS).run()
             except Suspended:
                 await self._pause()
             except (Ended, Failed):
