@@ -17,7 +17,7 @@ DEMO := FLUJO_DEBUG=1 FLUJO_DEMO=1 FLUJO_DATA="$(DATA)" FLUJO_ORIGIN="$${FLUJO_O
 PRODUCTION := FLUJO_ORIGIN=https://flujo.example.org FLUJO_DATABASE_URL= FLUJO_REDIS_URL= FLUJO_DEBUG= FLUJO_DEMO=
 LOCK := $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
-	--extra console --extra postgres --extra redis --group build
+	--extra console --extra postgres --extra redis --extra encryption --extra cli --group build
 SOURCES := engine/flujo runs flujo_site manage.py
 
 .DEFAULT_GOAL := help
