@@ -34,7 +34,7 @@ run: $(RUN_READY)  ## Serve the console with demo data at http://127.0.0.1:8000
 	@exec env $(DEMO) $(BIN)/python manage.py serve --host "$(HOST)" --port "$(PORT)"
 
 test: $(TEST_READY) test-programs  ## Run the whole suite: real servers and a real browser included
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(WORKERS)
 
 test-fast: $(TEST_READY)  ## Run what needs no server and no browser
 	@$(BIN)/python -m pytest -n $(WORKERS) -m "not services and not browser and not slow"

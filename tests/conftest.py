@@ -81,6 +81,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         stores.check_left(factory._basetemp)
     else:
         stores.check_left(None)
+        session.config.workeroutput["left_out"] = session.config.stash[LEFT_OUT]
         session.config.workeroutput["stores"] = (
             stores.chains,
             stores.events,
@@ -93,7 +94,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Add what a parallel worker verified."""
+    """Add what a parallel worker verified, and note what it left out: each worker collects all tests."""
+    if not hasattr(node, "workeroutput"):
+        return  # it died, which fails the suite by itself
+    node.config.stash[LEFT_OUT] = node.workeroutput["left_out"]
     stores = node.config.stash[STORES]
     chains, events, broken, tampered = node.workeroutput["stores"]
     stores.chains += chains
@@ -112,7 +116,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def pytest_unconfigure(config: pytest.Config) -> None:
     """The last line of the run."""
     left_out = config.stash.get(LEFT_OUT, {})
-    if left_out:
+    if left_out and not hasattr(config, "workerinput"):
         print("LEFT OUT:", ", ".join(f"{count} tests that need {what}" for what, count in sorted(left_out.items())))
 
 

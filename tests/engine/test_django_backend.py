@@ -39,6 +39,7 @@ def orm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     else:
         monkeypatch.setitem(options, "options", f"{options['options']} -c lock_timeout=100")
     connections[using].close()  # the next one has these options
+    close_store_threads()  # so have those of the store's threads
     backend = DjangoBackend(using=using)
     asyncio.run(_start(backend))
     yield backend

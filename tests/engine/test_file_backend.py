@@ -175,6 +175,8 @@ def test_folder_that_cannot_be_made_is_reported(tmp_path: Path, ledger: Ledger) 
     (tmp_path / "file").write_text("in the way")
     runner = runner_of(order_pipeline(ledger), FileBackend(tmp_path / "file" / "runs"))
 
-    with pytest.raises(BackendError, match="cannot be opened"):
-        runner.run("lamp")
-    assert threading.active_count() < 20
+    before = threading.active_count()
+    for _ in range(3):
+        with pytest.raises(BackendError, match="cannot be opened"):
+            runner.run("lamp")
+    assert threading.active_count() <= before, "a backend that failed leaves no thread behind"

@@ -16,6 +16,8 @@ from flujo.state.backends.sqlite import SQLiteBackend
 
 from tests.engine.making import environment, python
 
+pytestmark = pytest.mark.slow
+
 STEPS = 12
 KILLS = 7
 WORKER = Path(__file__).with_name("worker.py")

@@ -67,11 +67,11 @@ def test_a_server_ends_with_its_test_process_even_when_that_is_killed() -> None:
     assert not folder.exists()
 
 
-def suite(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def suite(tmp_path: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run two tests, one of which needs Redis, where Redis is not installed."""
     tests = [f"tests/site/test_services.py::{name}" for name in ("test_redis_url_answers", "test_a_port_is_free")]
     variables = {"PATH": str(tmp_path), "HOME": str(tmp_path), **environment}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, *tests]
     return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
 
 
@@ -88,7 +88,8 @@ def test_a_missing_program_fails_the_suite_and_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_missing_program_may_be_left_out_and_the_last_line_says_so(tmp_path: Path) -> None:
-    run = suite(tmp_path, ALLOW_MISSING="1")
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["one process", "two"])
+def test_a_missing_program_may_be_left_out_and_the_last_line_says_so(tmp_path: Path, options: tuple[str, ...]) -> None:
+    run = suite(tmp_path, *options, ALLOW_MISSING="1")
     assert run.returncode == 0
     assert run.stdout.splitlines()[-1] == "LEFT OUT: 1 tests that need Redis"
