@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from flujo import canonical
 from flujo.codec import isoformat
@@ -154,8 +154,7 @@ def required(view: RunView) -> RunHead:
     raise RunNotFound(f"No run has the id {view.run_id!r}.")
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """The end of a run's chain, where the next event is added."""
 
     run_id: str
@@ -165,20 +164,13 @@ class Link:
 
 
 def next_event(head: Link, kind: EventKind, at: datetime, *, actor: str, path: str, data: dict[str, Any]) -> AuditEvent:
-    """The event that follows a chain's end."""
-    seq = head.seq + 1
-    body = canonical.dump(
-        {
-            "run_id": head.run_id,
-            "seq": seq,
-            "kind": kind.value,
-            "at": isoformat(at),
-            "actor": actor,
-            "path": path,
-            "fence": head.fence,
-            "data": data,
-        },
-        where="audit event",
+    """The event that follows a chain's end. Its body is the canonical JSON of its fields, put together by hand."""
+    seq, text = head.seq + 1, canonical.dump
+    where = "audit event"
+    body = (
+        f'{{"actor":{text(actor, where=where)},"at":"{isoformat(at)}","data":{text(data, where=where)},'
+        f'"fence":{head.fence},"kind":"{kind.value}","path":{text(path, where=where)},'
+        f'"run_id":{text(head.run_id, where=where)},"seq":{seq}}}'
     )
     return AuditEvent(head.run_id, seq, kind, at, actor, path, head.fence, body, head.chain, chained(head.chain, body))
 

@@ -19,6 +19,7 @@ MAX_INTEGER_DIGITS = 4_000
 
 _BYTES = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 _LARGEST = 10**MAX_INTEGER_DIGITS
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 @lru_cache(maxsize=1024)
@@ -50,18 +51,47 @@ def encode(value: Any, annotation: Any = Any, *, where: str = "value") -> str:
     except (PydanticSerializationError, RecursionError, ValueError) as error:
         path = _unserialisable(value, where) or where
         raise UnstorableValue(f"{path} cannot be stored as JSON: {error}", path=path) from error
-    keys_of = value if annotation is Any else plain
-    _check(keys_of if isinstance(keys_of, dict | list | tuple) else plain, where, 0)
-    return dump(plain, where=where)
+    text = _text(plain, where)
+    if annotation is Any and isinstance(value, dict | list | tuple) and "{" in text:
+        _check(value, where, 0)  # JSON has turned keys into strings
+    return text
 
 
 def dump(plain: Any, *, where: str = "value") -> str:
     """The canonical JSON of a value that is JSON already."""
-    _check(plain, where, 0)
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = _text(plain, where)
+    if "{" in text and not _is_flat(plain, text):
+        _check(plain, where, 0)
+    return text
+
+
+def _text(plain: Any, where: str) -> str:
+    """The canonical JSON; the value is walked for what JSON cannot hold only if its text does not rule that out."""
+    try:
+        text = repr(plain) if type(plain) is int else _ENCODER.encode(plain)
+    except (RecursionError, TypeError, ValueError):
+        _check(plain, where, 0)
+        raise
+    if not _is_harmless(text):
+        _check(plain, where, 0)
     if len(text) > MAX_BYTES or (len(text) * 4 > MAX_BYTES and len(text.encode()) > MAX_BYTES):
         raise UnstorableValue(f"{where} is larger than {MAX_BYTES} bytes: store it elsewhere and keep a reference.")
     return text
+
+
+def _is_harmless(text: str) -> bool:
+    """Whether the text alone shows that it holds no NUL, no half of a pair, no huge integer and no deep nesting."""
+    return (
+        len(text) <= MAX_INTEGER_DIGITS
+        and text.isascii()
+        and "\\u0000" not in text
+        and text.count("[") + text.count("{") <= MAX_DEPTH
+    )
+
+
+def _is_flat(plain: Any, text: str) -> bool:
+    """Whether it is one dictionary with keys that are strings, and none inside."""
+    return type(plain) is dict and text.count("{") == 1 and set(map(type, plain)) == {str}
 
 
 def decode(text: str, annotation: Any = Any) -> Any:

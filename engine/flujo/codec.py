@@ -71,7 +71,8 @@ def from_plain(record: type[R], plain: dict[str, Any]) -> R:
 
 def isoformat(moment: datetime) -> str:
     """A time as text that sorts as the time does."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return utc.isoformat(timespec="microseconds")
 
 
 def _without_none(hint: Any) -> type:

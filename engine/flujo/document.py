@@ -54,7 +54,10 @@ class RunDocument:
             self._table(type(record))[record.key_values()] = record
 
     def _table(self, record: type[Record]) -> dict[tuple[Any, ...], Any]:
-        return self.rows.setdefault(record, {})
+        table = self.rows.get(record)
+        if table is None:
+            table = self.rows[record] = {}
+        return table
 
     # What transitions read
 
@@ -140,15 +143,20 @@ class RunDocument:
 
     def apply(self, batch: Batch) -> None:
         """Write a batch, all or nothing. Raises `Fenced` when a row exists that the batch inserts."""
-        taken = [row for row in batch.inserts if row.key_values() in self._table(type(row))]
-        if taken:
-            raise Fenced(f"{type(taken[0]).__name__} {taken[0].key_values()} is written already. Nothing was written.")
+        for row in batch.inserts:
+            if row.key_values() in self._table(type(row)):
+                raise Fenced(f"{type(row).__name__} {row.key_values()} is written already. Nothing was written.")
+        self.follow(batch)
+
+    def follow(self, batch: Batch) -> None:
+        """Take in a batch that the store has written."""
         if batch.head is None:
             for gone in _GONE_WITH_THE_RUN:
                 self.rows.pop(gone, None)
         self.head = batch.head
-        for row in (*batch.inserts, *batch.updates):
-            self._table(type(row))[row.key_values()] = row
+        for rows in (batch.inserts, batch.updates):
+            for row in rows:
+                self._table(type(row))[row.key_values()] = row
 
     def copy(self) -> RunDocument:
         """A document that can be written without changing this one; the rows themselves never change."""

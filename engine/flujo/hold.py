@@ -83,7 +83,7 @@ class Hold:
         batch = await self.backend.transact(self.head.run_id, transition)
         if batch.kept.seq >= self.head.seq:
             self.head = batch.kept
-        self.document.apply(batch)
+        self.document.follow(batch)
         self.document.head = self.head  # two writes may be told of in another order than they were made
         return batch
 

@@ -79,7 +79,12 @@ class Pipeline:
     @cached_property
     def fingerprint(self) -> str:
         """Identifies the pipeline's shape; a run resumes only under the fingerprint it was started with."""
-        return canonical.digest(canonical.dump(self.shape()))
+        return canonical.digest(self.shape_text)
+
+    @cached_property
+    def shape_text(self) -> str:
+        """The shape as canonical JSON, as each run stores it."""
+        return canonical.dump(self.shape())
 
     @cached_property
     def context_model(self) -> type[PipelineContext]:

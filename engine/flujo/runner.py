@@ -340,7 +340,7 @@ def new_run(
         fingerprint=entry.fingerprint,
         input=entry.encode_input(value),
         context=canonical.dump(fields, where="context"),
-        shape=canonical.dump(entry.pipeline.shape()),
+        shape=entry.pipeline.shape_text,
         step_count=len(entry.pipeline),
         step_name=first.name,
         title=title,

@@ -42,10 +42,15 @@ class StepContext:
         self.path = path
         self.attempt = attempt
         self.fencing_token = fencing_token
-        self.idempotency_key = f"{run_id}@{created_at.astimezone(UTC):%Y%m%dT%H%M%S.%f}/{path}"
+        self._created_at = created_at
         self.description: dict[str, Any] = {}
         self._output_of = output_of
         self._cancelled = False
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt of this step of this run, and no other's."""
+        return f"{self.run_id}@{self._created_at.astimezone(UTC):%Y%m%dT%H%M%S.%f}/{self.path}"
 
     @property
     def cancelled(self) -> bool:
