@@ -15,6 +15,7 @@ from flujo.errors import InvalidInput, PipelineConflict, PipelineDefinitionError
 from flujo.node import Node
 from flujo.paths import MAX_PATH
 from flujo.pipeline import Pipeline
+from flujo.records import RunHead
 
 _VERSION = re.compile(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,199}")
@@ -109,6 +110,11 @@ class PipelineRegistry:
         if version not in versions:
             raise PipelineNotFound(f"{name} has no version {version}. Registered: {', '.join(self.versions(name))}.")
         return versions[version]
+
+    def has(self, head: RunHead) -> bool:
+        """Whether the code that a run was started with is registered: its name, its version, its fingerprint."""
+        entry = self._known.get(head.pipeline, {}).get(head.version)
+        return entry is not None and entry.fingerprint == head.fingerprint
 
     def names(self) -> list[str]:
         """The registered names, in alphabetical order."""

@@ -1,0 +1,72 @@
+"""Stores and registries, by the names that a command line gives them."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from flujo.commands.command import NotThere
+from flujo.errors import FlujoError
+from flujo.registry import PipelineRegistry
+from flujo.state.backends.file import FileBackend
+from flujo.state.backends.sqlite import SQLiteBackend
+from flujo.state.base import StateBackend
+
+# Short for `module:attribute`; the module is imported when the name is used, so the engine itself needs none of it.
+SHORT_STORES = {"django": "runs.command_store:open_store"}
+SHORT_REGISTRIES = {"django": "runs.command_store:registry"}
+SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
+STORE_HELP = (
+    "an SQLite file, the folder of a file backend, django: for the database of the Django site that "
+    "DJANGO_SETTINGS_MODULE names (django:ALIAS for another of its databases), or module:attribute"
+)
+_OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def open_store(name: str, *, new: bool = False) -> StateBackend:
+    """The backend of a store; with `new` a file or folder may be missing. Raises `NotThere`."""
+    short, colon, rest = name.partition(":")
+    if colon and short in SHORT_STORES:
+        return _backend(_imported(SHORT_STORES[short])(*([rest] if rest else [])), name)
+    path = Path(name)
+    if path.is_dir() or (new and not path.exists() and name.endswith("/")):
+        return FileBackend(path)
+    if path.exists() or (new and path.suffix in SQLITE_SUFFIXES):
+        return SQLiteBackend(path)
+    if _OBJECT.fullmatch(name):
+        found = _imported(name)
+        return _backend(found() if callable(found) else found, name)
+    if new:
+        raise NotThere(f"{name} does not exist. A new SQLite file is named *.db, a new folder with a slash at its end.")
+    raise NotThere(f"{name} does not exist. Give {STORE_HELP}.")
+
+
+def open_registry(name: str | None, store: str) -> PipelineRegistry | None:
+    """The registry of this name; without one, that which belongs to the store, if it has one. Raises `NotThere`."""
+    named = name or SHORT_REGISTRIES.get(store.partition(":")[0] if ":" in store else "")
+    if named is None:
+        return None
+    found = _imported(named)
+    if not isinstance(found, PipelineRegistry):
+        raise NotThere(f"{named} is no PipelineRegistry but a {type(found).__name__}.")
+    return found
+
+
+def _backend(found: Any, name: str) -> StateBackend:
+    if not isinstance(found, StateBackend):
+        raise NotThere(f"{name} gives no StateBackend but a {type(found).__name__}.")
+    return found
+
+
+def _imported(name: str) -> Any:
+    module, colon, attribute = name.partition(":")
+    if not colon or not module or not attribute:
+        raise NotThere(f"{name} is no module:attribute, such as shop.pipelines:registry.")
+    try:
+        return getattr(import_module(module), attribute)
+    except FlujoError:
+        raise
+    except Exception as error:  # whatever goes wrong in a module of the user's is to be told in a sentence
+        raise NotThere(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
