@@ -6,7 +6,7 @@ from runs.models import PipelineGrant
 
 EVERY_PIPELINE = "*"
 GRANTS = {
-    "operators": ("view", "view_context", "start", "decide", "cancel", "retry"),
+    "operators": ("view", "view_context", "start", "decide", "cancel", "retry", "signal"),
     "finance": ("view", "view_context", "decide"),
     "auditors": ("view", "export"),
 }

@@ -360,7 +360,7 @@ class SiteEvent(models.Model):
 class PipelineGrant(models.Model):
     """What the members of a group may do with a pipeline; the pipeline `*` means all of them."""
 
-    VERBS: ClassVar = ["view", "view_context", "start", "decide", "cancel", "retry", "delete", "export"]
+    VERBS: ClassVar = ["view", "view_context", "start", "decide", "cancel", "retry", "signal", "delete", "export"]
 
     group = models.ForeignKey(Group, on_delete=models.CASCADE, related_name="pipeline_grants")
     pipeline = models.CharField(max_length=200)

@@ -11,11 +11,19 @@ from pydantic import ValidationError
 
 from flujo import canonical
 from flujo.context import PipelineContext
-from flujo.errors import InvalidInput, PipelineConflict, PipelineDefinitionError, PipelineNotFound, UnstorableValue
+from flujo.errors import (
+    InvalidInput,
+    PipelineConflict,
+    PipelineDefinitionError,
+    PipelineNotFound,
+    SignalUnknown,
+    UnstorableValue,
+)
 from flujo.node import Node
 from flujo.paths import MAX_PATH
 from flujo.pipeline import Pipeline
 from flujo.records import RunHead
+from flujo.waits import SignalStep
 
 _VERSION = re.compile(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,199}")
@@ -58,6 +66,13 @@ class RegisteredPipeline:
             raise InvalidInput(f"The input does not fit {self.name}: {said}", errors=errors) from error
         except UnstorableValue as error:
             raise InvalidInput(error.message, errors=[{"loc": [], "msg": error.message, "type": error.code}]) from error
+
+    def signal_step(self, name: str) -> SignalStep:
+        """The step that waits for the signal `name`. Raises `SignalUnknown`."""
+        for node in self.pipeline.every_node():
+            if isinstance(node, SignalStep) and node.name == name:
+                return node
+        raise SignalUnknown(f"{self.name} {self.version} waits for no signal named {name!r}.")
 
 
 class PipelineRegistry:

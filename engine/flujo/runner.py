@@ -24,7 +24,6 @@ from flujo.errors import (
     RunNotFound,
     RunNotPaused,
     RunWaits,
-    SignalUnknown,
 )
 from flujo.execution import Execution
 from flujo.handle import RunHandle
@@ -39,7 +38,6 @@ from flujo.state.base import RUN_ID, StateBackend
 from flujo.status import DecisionOutcome, RunStatus
 from flujo.step import Step
 from flujo.transitions import Answer, ClaimTerms, NewRun
-from flujo.waits import SignalStep
 
 
 class Flujo:
@@ -225,14 +223,9 @@ class Flujo:
         or when `data` does not fit the step's schema, and `RunFinished`.
         """
         entry = self._entry_of(await self._load(run_id))
-        step = next(
-            (node for node in entry.pipeline.every_node() if isinstance(node, SignalStep) and node.name == name), None
-        )
-        if step is None:
-            raise SignalUnknown(f"{entry.name} {entry.version} waits for no signal named {name!r}.")
         received = transitions.receive(
             name,
-            step.validate(data),
+            entry.signal_step(name).validate(data),
             message_id=checked(message_id=message_id)["message_id"] if message_id else self.clock.new_id(),
             actor=actor,
             now=self.clock.now(),

@@ -52,6 +52,10 @@ class SignalStep(Node):
     def output(self) -> Any:
         return self.schema
 
+    def data_schema(self) -> dict[str, Any] | None:
+        """The JSON Schema of the message's data; None when it may be anything."""
+        return None if self.schema is Any else canonical.adapter(self.schema).json_schema(mode="validation")
+
     def due_at(self, now: datetime) -> datetime | None:
         """When the signal is too late."""
         return None if self.timeout is None else now + self.timeout

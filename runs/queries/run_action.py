@@ -1,13 +1,13 @@
-"""What a confirmation page says before a run is cancelled or retried: the consequences, or why it can't be done."""
+"""What a page says before it cancels, retries or signals a run: the consequences, or why it can't be done."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flujo.status import ACTIVE, RunStatus, TaskStatus
+from flujo.status import ACTIVE, RunStatus, TaskStatus, WaitStatus
 
 from runs import access
-from runs.models import HumanTask, Run
+from runs.models import HumanTask, Run, RunWait
 from runs.queries.run_header import RunHeader, header, not_granted
 
 
@@ -63,3 +63,16 @@ def _kept(count: int) -> str:
     if not count:
         return "No step was saved yet, so the run starts from its first step."
     return f"The {count} saved step{'' if count == 1 else 's'} before it do{'es' if count == 1 else ''} not run again."
+
+
+def signalling(user: access.User, run: Run, name: str) -> ActionPage:
+    """What sending `run` the signal `name` does."""
+    if run.status not in ACTIVE:
+        why_not = f"The run is {run.status}: it takes no more signals."
+    else:
+        why_not = "" if access.may(user, "signal", run.pipeline) else not_granted("signal", run)
+    waits = RunWait.objects.filter(run=run, name=name, status=WaitStatus.OPEN).values_list("path", flat=True)
+    said = [f"Step {path} takes the signal, and the run goes on." for path in waits[:1]] or [
+        "No step waits for this signal now: it is kept, and the first step that waits for it takes it."
+    ]
+    return ActionPage(header(user, run), [*said, "Its data is that step’s output. It cannot be taken back."], why_not)

@@ -46,6 +46,7 @@ class ResumeCard:
     holder: str
     questions: list[Question]
     waits: list[WaitLine]
+    may_signal: bool
     ended_by: str
     ended_why: str
     ended_at: datetime | None
@@ -82,7 +83,7 @@ def page(user: access.User, run: Run) -> RunPage:
     listed = steps(run, shape, now=head.now, stalled=head.stalled, shows_values=head.shows_values)
     return RunPage(
         header=head,
-        resume=_resume(run, shape, stalled=head.stalled),
+        resume=_resume(user, run, shape, stalled=head.stalled),
         steps=listed,
         error=_error(run, listed.failed, shown=head.shows_values),
         result=_result(run, shown=head.shows_values),
@@ -96,7 +97,7 @@ def shape_of(run: Run) -> list[dict[str, Any]]:
     return shape
 
 
-def _resume(run: Run, shape: list[dict[str, Any]], *, stalled: bool) -> ResumeCard:
+def _resume(user: access.User, run: Run, shape: list[dict[str, Any]], *, stalled: bool) -> ResumeCard:
     names = [node["name"] for node in shape]
     tasks = HumanTask.objects.filter(run=run, status=TaskStatus.OPEN).defer("evidence", "schema")[:MAX_QUESTIONS]
     ended = AuditEvent.objects.filter(run_id=run.pk, kind__in=_WHY).order_by("seq").values_list("actor", "at", "body")
@@ -110,7 +111,8 @@ def _resume(run: Run, shape: list[dict[str, Any]], *, stalled: bool) -> ResumeCa
         next_name=run.step_name,
         holder=str(parse_holder(run.holder) or "a worker"),
         questions=[Question(task, candidates(task)) for task in tasks],
-        waits=open_waits([run.pk]).get(run.pk, []),
+        waits=(waits := open_waits([run.pk]).get(run.pk, [])),
+        may_signal=any(wait.kind == Wait.SIGNAL for wait in waits) and access.may(user, "signal", run.pipeline),
         ended_by=actor,
         ended_why=json.loads(body)["data"].get("reason", ""),
         ended_at=at,

@@ -14,6 +14,7 @@ STATUS = {
     "human_task_not_found": 404,
     "run_not_found": 404,
     "pipeline_not_found": 404,
+    "signal_unknown": 404,
     "already_decided": 409,
     "stale_decision": 409,
     "illegal_transition": 409,

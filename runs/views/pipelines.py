@@ -41,7 +41,7 @@ def start(request: HttpRequest, name: str) -> HttpResponse:
     form = StartForm(entry, request)
     allowed = access.may(request.user, "start", name)
     context = {"nav": "pipelines", "entry": entry, "form": form, "allowed": allowed}
-    if request.method != "POST" or form.is_row_action:
+    if request.method != "POST" or form.input.is_row_action:
         return render(request, START, context, status=200 if allowed else 403)
     if allowed and not form.is_valid():
         return render(request, START, context, status=422)
@@ -50,9 +50,9 @@ def start(request: HttpRequest, name: str) -> HttpResponse:
             actor=request.user,
             pipeline=entry.name,
             version=entry.version,
-            data=form.data,
+            data=form.input.data,
             title=form.title,
-            run_id=form.run_id,
+            run_id=form.key.value,
             origin=origin_of(request),
         )
     except FlujoError as error:

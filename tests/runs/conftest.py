@@ -36,7 +36,7 @@ def viewer(db: None) -> User:
 @pytest.fixture
 def operator(db: None) -> User:
     """May do everything with every pipeline."""
-    verbs = ["view", "view_context", "start", "decide", "cancel", "retry", "delete", "export"]
+    verbs = ["view", "view_context", "start", "decide", "cancel", "retry", "signal", "delete", "export"]
     return factories.user("otto", can=verbs)
 
 

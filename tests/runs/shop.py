@@ -48,6 +48,9 @@ def tick() -> int:
 ask = Step.human_in_the_loop("approve", message_for_user="Ship it?", input_schema=bool, candidates=["group:finance"])
 ask_or_notify = Step.human_in_the_loop("approve", message_for_user="Ship it?", input_schema=bool, on_reject=notify)
 
+paid = Step.wait_for_signal("paid", Order)
+
+registry.register(price >> ask >> paid >> notify, name="shop", version="0.9.0", description="Sells things for cash.")
 registry.register(price >> ask >> ship, name="shop", version="1.0.0", description="Sells things.")
 registry.register(price >> ask_or_notify >> ship, name="shop", version="1.1.0", description="Sells things kindly.")
 registry.register(read, name="shop-anything", version="1.0.0")

@@ -43,7 +43,7 @@ def test_index_shows_the_pipelines_one_may_see_with_their_newest_version_and_cou
     factories.paused_run(pipeline="shop")
     factories.paused_run(pipeline="orders")
     words = words_of(client, "/pipelines/")
-    assert re.search(r"shop 1\.1\.0 and 1 older Sells things kindly\. 3 steps; asks a person at approve", words)
+    assert re.search(r"shop 1\.1\.0 and 2 older Sells things kindly\. 3 steps; asks a person at approve", words)
     assert re.search(r"1 waiting 0 running 0 queued 1 failed 0 completed 0 cancelled", words)
     assert "shop-anything" not in words
     assert "orders" not in words
@@ -91,7 +91,7 @@ def test_detail_shows_the_steps_inside_a_step_and_whom_they_ask(viewer: User, si
 
 
 def test_detail_names_a_version_that_does_not_exist(client: Client) -> None:
-    assert "shop has no version 9.0.0. Registered: 1.1.0, 1.0.0. Shown is the newest." in words_of(
+    assert "shop has no version 9.0.0. Registered: 1.1.0, 1.0.0, 0.9.0. Shown is the newest." in words_of(
         client, "/pipelines/shop/?version=9.0.0", status=422
     )
 

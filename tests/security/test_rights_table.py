@@ -17,7 +17,7 @@ from tests.runs import factories, shop
 pytestmark = pytest.mark.django_db
 
 ROLES = ("anonymous", "inactive", "nobody", "stranger", "viewer", "decider", "doer", "auditor", "root")
-VERBS = ("start", "decide", "cancel", "retry", "delete", "export")
+VERBS = ("start", "decide", "cancel", "retry", "signal", "delete", "export")
 SECRET, TITLE = "sesame-4711", "Steel for Brandt"
 
 # What a GET answers, per role in the order of ROLES; "in" stands for the way to the sign-in page.
@@ -39,6 +39,7 @@ READS: dict[str, tuple[int | str, ...]] = {
     "run_history": SEEN,
     "run_cancel": SEEN,
     "run_retry": SEEN,
+    "run_signal": SEEN,
     "run_step": SEEN,
     "f_runs": LIST,
     "f_run": SEEN,
@@ -63,6 +64,7 @@ POSTS: dict[str, tuple[int | str, ...]] = {
     "human_task_decide": (*GONE, 403, 422, 422, 403, 422),
     "run_cancel": (*GONE, *[422] * 5),
     "run_retry": (*GONE, *[422] * 5),
+    "run_signal": (*GONE, 403, 403, 422, 403, 422),
     "pipeline_start": (*GONE, 403, 403, 422, 403, 422),
     "audit_export": (IN, IN, 403, 200, 403, 403, 200, 200, 200),  # the stranger's own pipeline's
     "state_cleanup": (IN, IN, 403, 409, 403, 403, 409, 403, 409),
@@ -74,7 +76,9 @@ POSTS: dict[str, tuple[int | str, ...]] = {
 @pytest.fixture
 def task() -> HumanTask:
     """A paused run of `shop` full of values, beside a deleted one."""
-    run = factories.paused_run("run-a", title=TITLE, pipeline="shop", input={"code": SECRET}, context={"code": SECRET})
+    run = factories.paused_run(
+        "run-a", title=TITLE, pipeline="shop", version="0.9.0", input={"code": SECRET}, context={"code": SECRET}
+    )
     factories.tombstone("gone-1", pipeline="shop", title=TITLE)
     Run.objects.filter(pk="run-a").update(error_message=SECRET)
     factories.attempt(run, "price", 2, outcome="failed", error_message=SECRET, traceback=f"Traceback:\n{SECRET}")
@@ -112,7 +116,7 @@ def browser(role: str) -> Client:
 
 
 def address(name: str, task: HumanTask, run_id: str = "run-a") -> str:
-    values = {"task_id": task.pk, "run_id": run_id, "step_path": "price", "name": "shop"}
+    values = {"task_id": task.pk, "run_id": run_id, "step_path": "price", "name": "shop", "signal_name": "paid"}
     pattern = next(pattern for pattern in urlpatterns if pattern.name == name)
     wanted = pattern.pattern.converters
     return reverse(f"runs:{name}", kwargs={key: value for key, value in values.items() if key in wanted})
