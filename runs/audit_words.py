@@ -59,7 +59,7 @@ FACTS: dict[str, str] = {
     "user_agent": "browser",
     "request_id": "request",
     "fence": "fencing token",
-    "will_retry": "will be retried",
+    "retry_at": "will try at",
     "error_type": "error",
     "is_active": "active",
     "is_staff": "staff",

@@ -59,6 +59,7 @@ STATE_BADGES: dict[str, Badge] = {
     "stalled": STALLED,
     "not_started": NOT_STARTED,
     "waiting": WAITING,
+    "retrying": RETRYING,
     "needs_person": NEEDS_PERSON,
     "answered": ANSWERED,
     RunStatus.QUEUED: QUEUED,

@@ -212,7 +212,7 @@ class HumanTask(RunRow):
 
 
 class RunWait(RunRow):
-    """A wait for a timer or a signal: `flujo.records.RunWait`."""
+    """A wait for a timer, a signal or a retry: `flujo.records.RunWait`."""
 
     run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", related_name="waits")
     path = models.CharField(max_length=500)
@@ -223,6 +223,8 @@ class RunWait(RunRow):
     began_at = models.DateTimeField()
     status = models.CharField(max_length=16, choices=_choices(WaitStatus))
     ended_at = models.DateTimeField(null=True)
+    attempt = models.IntegerField(default=0)
+    max_attempts = models.IntegerField(default=0)
 
     class Meta:
         ordering: ClassVar = ["began_at", "id"]

@@ -6,6 +6,7 @@ from flujo.human import Reject
 from flujo.pipeline import Pipeline
 from flujo.registry import PipelineRegistry
 from flujo.result import Pause, PipelineResult, StepResult
+from flujo.retry import NonRetryable, RetryAfter, RetryPolicy
 from flujo.runner import Flujo
 from flujo.state.base import StateBackend
 from flujo.state.workflow_state import WorkflowState
@@ -15,12 +16,15 @@ from flujo.step_context import StepContext
 __all__ = [
     "Flujo",
     "FlujoError",
+    "NonRetryable",
     "Pause",
     "Pipeline",
     "PipelineContext",
     "PipelineRegistry",
     "PipelineResult",
     "Reject",
+    "RetryAfter",
+    "RetryPolicy",
     "StateBackend",
     "Step",
     "StepContext",

@@ -5,24 +5,21 @@ from __future__ import annotations
 import asyncio
 import traceback
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from flujo import canonical, transitions
+from flujo.branches import Suspended
 from flujo.context import Fields, PipelineContext, changes, fields_of, restore
-from flujo.errors import CorruptState, FlujoError, StepTimeout, UnstorableValue
+from flujo.errors import CorruptState, FlujoError, StepInputError, StepTimeout
 from flujo.hold import Hold
 from flujo.result import output_type
+from flujo.retry import SHORT_WAIT, Retry, retry_after
 from flujo.status import AttemptOutcome
 from flujo.step import Step
 from flujo.step_context import StepContext, StepNotFinished
 from flujo.threads import in_thread
-from flujo.transitions import AfterFailure, StepDone, StepError
-
-
-class StepInputError(FlujoError):
-    """A step cannot take what the step before it gave. Correct one of the two annotations."""
-
-    code = "step_input"
+from flujo.transitions import AfterFailure, RetryDue, StepDone, StepError
 
 
 class StepCancelled(FlujoError):
@@ -47,7 +44,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A step about to be called: where it stands, on which input and context, and whether a construct catches it."""
+    """A step about to be called: where it stands, on which input and context, and what is around it.
+
+    `contained` says that a construct catches its failure, `concurrent` that siblings may be running.
+    """
 
     step: Step
     path: str
@@ -55,6 +55,7 @@ class Call:
     value: str
     fields: Fields
     contained: bool
+    concurrent: bool
 
 
 async def run_step(hold: Hold, call: Call) -> StepDone | Failure | None:
@@ -69,24 +70,39 @@ async def run_step(hold: Hold, call: Call) -> StepDone | Failure | None:
             return await _attempt(hold, call, number)
         except Exception as error:  # the seam to user code: whatever a step raises is its failure
             failures += 1
-            delay = None if _is_final(error) else call.step.retry.delay(failures, hold.clock.random())
-            recorded = await _record(hold, call, number, error, retry=delay is not None)
-            if delay is None:
+            retry = retry_after(
+                call.step.retry, error, failures=failures, randomness=hold.clock.random(), now=hold.now()
+            )
+            recorded = await _record(hold, call, number, error, retry)
+            if retry is None:
                 return Failure(call.path, recorded)
-            await hold.clock.sleep(delay)
+            await _begin(hold, call)
     return None
 
 
 async def _begin(hold: Hold, call: Call) -> Failure | None:
-    """See that the attempt is recorded; a failure that a construct caught before a crash stands."""
+    """See that the attempt is recorded; a failure that a construct caught before a crash stands.
+
+    Raises `Suspended` when the attempt is due later than a worker waits for.
+    """
     number = hold.attempt_number(call.path)
     last = hold.document.attempt(call.path, number)
     if last is not None and last.final and last.round == hold.head.round:
         return Failure(call.path, StepError(last.error_type, last.error_message, last.traceback))
-    if last is None or last.outcome is not None or last.fence != hold.fence:
+    if hold.held and (last is None or last.outcome is not None or last.fence != hold.fence):
+        await _until_due(hold, call.path)
         await hold.commit(transitions.begin_attempt(call.path, fence=hold.fence, now=hold.now()))
         hold.set_attempt_number(call.path, number + 1)
     return None
+
+
+async def _until_due(hold: Hold, path: str) -> None:
+    """Wait for the instant of the next attempt, if it was put off."""
+    wait = hold.document.retry_wait(path)
+    if wait is not None and wait.due_at is not None:
+        if wait.due_at - hold.now() > SHORT_WAIT:
+            raise Suspended(wait.due_at)
+        await hold.sleep_until(wait.due_at)
 
 
 def _failures(hold: Hold, path: str) -> int:
@@ -170,21 +186,27 @@ async def _call(step: Step, control: StepContext, arguments: list[Any], keywords
         raise StepTimeout(f"Step {step.name!r} did not finish within {step.timeout}.") from error
 
 
-async def _record(hold: Hold, call: Call, number: int, error: Exception, *, retry: bool) -> StepError:
-    recorded = described(error)
+async def _record(hold: Hold, call: Call, number: int, error: Exception, retry: Retry | None) -> StepError:
+    recorded, now = described(error), hold.now()
     then = AfterFailure.CONTAINED if call.contained else AfterFailure.FAIL_RUN
+    due = None
+    if retry is not None and retry.seconds:
+        wait = timedelta(seconds=retry.seconds)
+        pauses = wait > SHORT_WAIT and not (call.concurrent or hold.patient)
+        due = RetryDue(now + wait, retry.attempt, retry.max_attempts, pauses)
     await hold.commit(
         transitions.fail_attempt(
             call.path,
             number,
             recorded,
             then=AfterFailure.RETRY if retry else then,
+            retry=due,
             fence=hold.fence,
             lease=hold.lease,
-            now=hold.now(),
+            now=now,
         )
     )
-    if retry:
+    if retry is not None and due is None:
         hold.set_attempt_number(call.path, number + 1)
     return recorded
 
@@ -212,8 +234,3 @@ def output_of(hold: Hold, path: str, name: str) -> Any:
             return canonical.decode(row.output, output_type(hold.entry.pipeline, found))
         if not scope:
             raise StepNotFinished(f"No step before {path!r} is named {name!r} and finished.")
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether trying again cannot help: the step's code and annotations must change first."""
-    return isinstance(error, UnstorableValue | StepInputError)

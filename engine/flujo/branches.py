@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import Any
 
 from flujo import canonical
@@ -14,38 +15,65 @@ from flujo.errors import ContextConflict
 
 
 class Suspended(BaseException):
-    """This branch waits for a person, or stops because its worker does.
+    """This branch waits, or stops because its worker does; `until` is when it can go on by itself.
 
     Like all signals of the walk it passes a user's `except Exception`.
     """
 
+    def __init__(self, until: datetime | None = None) -> None:
+        super().__init__(until)
+        self.until = until
 
-async def all_of(works: Sequence[Awaitable[Any]]) -> list[Any]:
-    """Wait for all. A failure or the end of the run stops the others; a branch that waits does not."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    waits = False
+
+Work = Callable[[], Awaitable[Any]]
+
+
+async def all_of(works: Sequence[Work], sleep_until: Callable[[datetime], Awaitable[None]]) -> list[Any]:
+    """Wait for all. A failure or the end of the run stops the others; a branch that waits does not.
+
+    While others still work, a branch whose time has come is begun again.
+    """
+    tasks = [asyncio.ensure_future(work()) for work in works]
+    numbers: dict[asyncio.Future[Any], int] = {task: number for number, task in enumerate(tasks)}
+    resting: dict[int, datetime | None] = {}
+    working: set[asyncio.Future[Any]] = set(tasks)
+    alarm: asyncio.Future[None] | None = None
     try:
-        pending: set[asyncio.Future[Any]] = set(tasks)
-        while pending:
-            finished, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for task in finished:
-                waits = _suspended(task) or waits
+        while working:
+            due = min((until for until in resting.values() if until is not None), default=None)
+            alarm = None if due is None else asyncio.create_task(_ring(sleep_until, due), name="flujo-alarm")
+            watched = working if alarm is None else {*working, alarm}
+            finished, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            for task in finished & working:
+                rest = _suspended(task)
+                if rest is not None:
+                    resting[numbers[task]] = rest.until
+            working -= finished
+            if alarm is not None and not alarm.cancel():
+                for number in [number for number, until in resting.items() if until == due]:
+                    del resting[number]
+                    tasks[number] = asyncio.ensure_future(works[number]())
+                    numbers[tasks[number]] = number
+                    working.add(tasks[number])
     finally:
-        for task in tasks:
+        left = [*tasks, *([alarm] if alarm is not None else [])]
+        for task in left:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    if waits:
-        raise Suspended
+        await asyncio.gather(*left, return_exceptions=True)
+    if resting:
+        raise Suspended(min((until for until in resting.values() if until is not None), default=None))
     return [task.result() for task in tasks]
 
 
-def _suspended(task: asyncio.Future[Any]) -> bool:
-    """Whether a finished branch waits; any other way not to have a result is raised."""
+async def _ring(sleep_until: Callable[[datetime], Awaitable[None]], due: datetime) -> None:
+    await sleep_until(due)
+
+
+def _suspended(task: asyncio.Future[Any]) -> Suspended | None:
+    """How a finished branch waits, None when it has a result; any other way not to have one is raised."""
     error = task.exception()
-    if error is None:
-        return False
-    if isinstance(error, Suspended):
-        return True
+    if error is None or isinstance(error, Suspended):
+        return error
     raise error
 
 

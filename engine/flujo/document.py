@@ -25,7 +25,7 @@ from flujo.records import (
     Signal,
     Tombstone,
 )
-from flujo.status import TaskStatus, WaitStatus
+from flujo.status import TaskStatus, Wait, WaitStatus
 
 _GONE_WITH_THE_RUN = (RunInput, Checkpoint, Attempt, HumanTask, RunWait, Signal, Decision)
 
@@ -119,6 +119,10 @@ class RunDocument:
 
     def open_waits(self) -> list[RunWait]:
         return [wait for wait in self.waits() if wait.status is WaitStatus.OPEN]
+
+    def retry_wait(self, path: str) -> RunWait | None:
+        """The open wait for the next attempt of a step."""
+        return next((wait for wait in self.open_waits() if wait.kind is Wait.RETRY and wait.path == path), None)
 
     def signal(self, message_id: str) -> Signal | None:
         return self._table(Signal).get((self.run_id, message_id))

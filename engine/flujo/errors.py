@@ -245,6 +245,12 @@ class StepFailed(FlujoError):
     code = "step_failed"
 
 
+class StepInputError(FlujoError):
+    """A step cannot take what the step before it gave. Correct one of the two annotations."""
+
+    code = "step_input"
+
+
 class StepTimeout(FlujoError):
     """The step did not finish within its timeout."""
 

@@ -11,7 +11,7 @@ from flujo.batch import Transition
 from flujo.branches import Suspended
 from flujo.errors import BackendError, Fenced, FlujoError
 from flujo.hold import Hold
-from flujo.status import RunStatus
+from flujo.status import RunStatus, Wait
 from flujo.walk import Ended, Failed, Walk
 from flujo.ways import WAYS
 
@@ -22,6 +22,7 @@ class Execution:
     def __init__(self, hold: Hold) -> None:
         self.hold = hold
         self._interrupted: str | None = None
+        self._stirred = asyncio.Event()
 
     async def run(self) -> None:
         """Work until the run pauses or ends, or the drain is asked for. Raises `Fenced` when the lease is lost."""
@@ -59,12 +60,31 @@ class Execution:
         if self.hold.draining:
             await self.hold.commit(transitions.release(fence=self.hold.fence, now=self.hold.now()))
             return
+        if self.hold.patient and self._retries:
+            await self._rest()
+            return
         known = transitions.waiting(self.hold.document.open_human_tasks(), self.hold.document.open_waits())
         paused = await self.hold.commit(transitions.pause(known, fence=self.hold.fence, now=self.hold.now()))
         if paused.kept.cancel_requested:
             await self.hold.commit(transitions.cancel_here(fence=self.hold.fence, now=self.hold.now()))
         elif not paused.result:
             await self.hold.reload()
+
+    @property
+    def _retries(self) -> bool:
+        return any(wait.kind is Wait.RETRY for wait in self.hold.document.open_waits())
+
+    async def _rest(self) -> None:
+        """Sit a retry's delay out, until the first wait is over or an answer or a signal came in."""
+        until = min(wait.due_at for wait in self.hold.document.open_waits() if wait.due_at is not None)
+        self._stirred.clear()
+        waits = [asyncio.ensure_future(self.hold.sleep_until(until)), asyncio.ensure_future(self._stirred.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        await self.hold.reload()
 
     async def _ended_elsewhere(self) -> None:
         """Fenced because an operator ended the run is an end; fenced by another worker is an error."""
@@ -109,4 +129,6 @@ class Execution:
                 continue  # a store that is away for a moment may be back before the lease ends
             else:
                 self._interrupted = "cancelled" if batch.kept.cancel_requested else None
+                if batch.kept.seq > self.hold.head.seq:
+                    self._stirred.set()
         main.cancel()

@@ -21,7 +21,10 @@ Progress = Callable[[StepResult], None]
 
 
 class Hold:
-    """What the parts of an execution share. `held` is false once the run has paused or ended."""
+    """What the parts of an execution share. `held` is false once the run has paused or ended.
+
+    `patient` says that whoever asked for this execution waits for its end: delays before retries are sat out here.
+    """
 
     def __init__(
         self,
@@ -33,6 +36,7 @@ class Hold:
         lease: timedelta,
         progress: Progress,
         drain: asyncio.Event | None,
+        patient: bool,
     ) -> None:
         assert document.head is not None  # the caller has just claimed the run
         self.entry = entry
@@ -44,6 +48,7 @@ class Hold:
         self.lease = lease
         self.progress = progress
         self.drain = drain
+        self.patient = patient
         self.branches = 0
         self._numbers: dict[str, int] = {}
         self._count_attempts()
@@ -62,6 +67,11 @@ class Hold:
 
     def now(self) -> datetime:
         return self.clock.now()
+
+    async def sleep_until(self, moment: datetime) -> None:
+        """Wait for an instant; the clock may go back meanwhile."""
+        while (seconds := (moment - self.now()).total_seconds()) > 0:
+            await self.clock.sleep(seconds)
 
     async def commit(self, transition: Transition) -> Batch:
         """Write under this hold's fencing token. Raises `Fenced` when it no longer holds the run.

@@ -45,7 +45,7 @@ class RunHead(Record):
     `step_index` is the top-level position of the next step, 0…n; `chain` the hash of the last audit event;
     `fence` the token of the newest lease; `generation` the number of questions asked and waits begun;
     `round` that of explicit retries. `holder` is the JSON of a `flujo.lease.Holder`. `wake_at` is when the
-    earliest timer of a paused run is due.
+    earliest timer or retry of a paused run is due.
     """
 
     table = "run"
@@ -191,7 +191,11 @@ class HumanTask(Record):
 
 @dataclass(frozen=True, slots=True)
 class RunWait(Record):
-    """A wait for a timer or a signal. `name` is the signal's; `due_at` when a timer fires or a signal's time is up."""
+    """A wait for a timer, a signal or the next attempt of a step.
+
+    `name` is the signal's; `due_at` when a timer fires, a signal's time is up or the step is tried again. Of a retry,
+    `attempt` says which attempt of this round comes, lost ones aside, and `max_attempts` how many there may be.
+    """
 
     table = "run_wait"
     key = ("run_id", "path", "generation")
@@ -205,6 +209,8 @@ class RunWait(Record):
     began_at: datetime
     status: WaitStatus = WaitStatus.OPEN
     ended_at: datetime | None = None
+    attempt: int = 0
+    max_attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

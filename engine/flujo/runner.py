@@ -35,7 +35,7 @@ from flujo.registry import LATEST, PipelineRegistry, RegisteredPipeline
 from flujo.result import PipelineResult, result_of
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.base import RUN_ID, StateBackend
-from flujo.status import DecisionOutcome, RunStatus
+from flujo.status import DecisionOutcome, RunStatus, Wait
 from flujo.step import Step
 from flujo.transitions import Answer, ClaimTerms, NewRun
 
@@ -86,9 +86,10 @@ class Flujo:
         """Start a run on `value`, or go on with the one that has this `run_id`, until it pauses or ends.
 
         What an existing id does depends on its status: unfinished after a crash, it resumes from its last checkpoint;
-        paused or completed, its stored result comes back and nothing runs. Raises `RunConflict` when the id belongs to
-        another pipeline or input, `RunIsLeased` naming a live worker, `RunFailed` (call `retry`), `RunCancelled`,
-        `InvalidInput`, `CorruptState`.
+        paused or completed, its stored result comes back and nothing runs. The delay before a retry is no pause: it is
+        sat out here, however long, and survives a crash. Raises `RunConflict` when the id belongs to another pipeline
+        or input, `RunIsLeased` naming a live worker, `RunFailed` (call `retry`), `RunCancelled`, `InvalidInput`,
+        `CorruptState`.
         """
         context = dict(initial_context_data or {})
         chosen = run_id or context.get("run_id") or self.clock.new_id()
@@ -113,19 +114,21 @@ class Flujo:
     async def continue_async(self, run_id: str, *, drain: asyncio.Event | None = None) -> PipelineResult:
         """Take a queued run, or one whose worker is gone, and work on it here until it pauses or ends.
 
-        This is what workers call. Setting `drain` gives the run back to the queue after the current step. Raises
+        This is what workers call. Setting `drain` gives the run back to the queue after the current step. Before a
+        retry due later than in two seconds the run pauses, and whoever comes after that instant goes on. Raises
         `RunIsLeased` when another worker was faster, `PipelineChanged`, and the error of a status that cannot go on.
         """
         document = await self._load(run_id)
         entry = self._entry_of(document)
-        await self.backend.transact(run_id, transitions.claim(self._terms(entry), now=self.clock.now()))
-        return await self._execute(entry, run_id, silent, drain)
+        terms = self._terms(entry, patient=False)
+        await self.backend.transact(run_id, transitions.claim(terms, now=self.clock.now()))
+        return await self._execute(entry, run_id, silent, drain, patient=False)
 
     async def _go_on(self, head: RunHead, progress: Progress) -> PipelineResult:
         document = await self._load(head.run_id)
         entry = self._entry_of(document)
         waits = head.status is RunStatus.PAUSED and not transitions.is_due(head, self.clock.now())
-        if waits or head.status is RunStatus.COMPLETED:
+        if (waits and head.wait is not Wait.RETRY) or head.status is RunStatus.COMPLETED:
             return result_of(entry, document)
         try:
             await self.backend.transact(head.run_id, transitions.claim(self._terms(entry), now=self.clock.now()))
@@ -134,7 +137,13 @@ class Flujo:
         return await self._execute(entry, head.run_id, progress)
 
     async def _execute(
-        self, entry: RegisteredPipeline, run_id: str, progress: Progress, drain: asyncio.Event | None = None
+        self,
+        entry: RegisteredPipeline,
+        run_id: str,
+        progress: Progress,
+        drain: asyncio.Event | None = None,
+        *,
+        patient: bool = True,
     ) -> PipelineResult:
         document = await self._load(run_id)
         hold = Hold(
@@ -145,6 +154,7 @@ class Flujo:
             lease=self.lease,
             progress=progress,
             drain=drain,
+            patient=patient,
         )
         await Execution(hold).run()
         return result_of(entry, hold.document)
@@ -302,14 +312,14 @@ class Flujo:
             raise RunDeleted(f"Run {run_id} was deleted; only its audit trail is left.")
         return document
 
-    def _terms(self, entry: RegisteredPipeline) -> ClaimTerms:
+    def _terms(self, entry: RegisteredPipeline, *, patient: bool = True) -> ClaimTerms:
         nodes = entry.pipeline.nodes
 
         def first_attempt(head: RunHead) -> str | None:
             node = nodes[head.step_index] if head.step_index < len(nodes) else None
             return node.name if isinstance(node, Step) else None
 
-        return ClaimTerms(this_process(), self.lease, entry.fingerprint, first_attempt)
+        return ClaimTerms(this_process(), self.lease, entry.fingerprint, first_attempt, patient)
 
 
 def new_run(

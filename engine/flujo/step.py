@@ -7,7 +7,6 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, overload
 
@@ -15,31 +14,12 @@ from flujo.constructs import Branch, Fallback, Loop, Map, OnError, Parallel, Red
 from flujo.errors import PipelineDefinitionError
 from flujo.human import HumanStep
 from flujo.node import Node
+from flujo.retry import ErrorTypes, RetryPolicy, policies_of
 from flujo.typing import signature_of
 from flujo.waits import SignalStep, Timer
 
 if TYPE_CHECKING:
     from flujo.pipeline import Pipeline
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How often and how soon a failed step is tried again.
-
-    `retries` counts tries after the first. Before retry *k* the runner waits a random time between half and all of
-    `backoff` × 2^(k-1), at most `longest`, so that many runs that fail together don't come back together.
-    """
-
-    retries: int = 0
-    backoff: timedelta = timedelta(seconds=1)
-    longest: timedelta = timedelta(minutes=5)
-
-    def delay(self, failures: int, randomness: float) -> float | None:
-        """Seconds to wait after this many failures, `randomness` in [0, 1); None when retries are used up."""
-        if failures > self.retries:
-            return None
-        whole: float = min(self.backoff.total_seconds() * 2 ** min(failures - 1, 100), self.longest.total_seconds())
-        return whole * (0.5 + randomness / 2)
 
 
 class Step(Node):
@@ -52,14 +32,14 @@ class Step(Node):
         function: Callable[..., Any],
         *,
         name: str | None = None,
-        retry: RetryPolicy | None = None,
+        retry: RetryPolicy | Sequence[RetryPolicy] | None = None,
         timeout: timedelta | None = None,
         namespace: dict[str, Any] | None = None,
     ) -> None:
         doc = inspect.getdoc(function) or ""
         super().__init__(name or function.__name__, description=doc.split("\n", 1)[0])
         self.function = function
-        self.retry = retry or RetryPolicy()
+        self.retry = policies_of(retry)
         self.timeout = timeout
         self.signature = signature_of(function, namespace or {})
         self.is_async = asyncio.iscoroutinefunction(function)
@@ -199,6 +179,9 @@ def step(
     name: str | None = ...,
     retries: int = ...,
     backoff: timedelta = ...,
+    retry_on: ErrorTypes = ...,
+    no_retry_on: ErrorTypes = ...,
+    retry: RetryPolicy | Sequence[RetryPolicy] | None = ...,
     timeout: timedelta | None = ...,
 ) -> Callable[[Callable[..., Any]], Step]: ...
 
@@ -210,15 +193,22 @@ def step(
     name: str | None = None,
     retries: int = 0,
     backoff: timedelta = timedelta(seconds=1),
+    retry_on: ErrorTypes = Exception,
+    no_retry_on: ErrorTypes = (),
+    retry: RetryPolicy | Sequence[RetryPolicy] | None = None,
     timeout: timedelta | None = None,
 ) -> Step | Callable[[Callable[..., Any]], Step]:
     """Make a step of a function, sync or async: `@step`, or `@step(name=…, retries=…, backoff=…, timeout=…)`.
 
-    A sync function runs in a thread. When its timeout passes, the step has failed and `ctx.cancelled` turns true,
-    but the thread cannot be stopped: it runs on until the function returns, and its result is thrown away.
+    `retries`, `backoff`, `retry_on` and `no_retry_on` make one `RetryPolicy`; `retry` takes one, or several, in their
+    place. A sync function runs in a thread. When its timeout passes, the step has failed and `ctx.cancelled` turns
+    true, but the thread cannot be stopped: it runs on until the function returns, and its result is thrown away.
     """
-    if retries < 0 or backoff < timedelta(0) or (timeout is not None and timeout <= timedelta(0)):
-        raise PipelineDefinitionError("retries and backoff cannot be negative, and a timeout is longer than zero.")
+    if timeout is not None and timeout <= timedelta(0):
+        raise PipelineDefinitionError("A timeout is longer than zero.")
+    policy = RetryPolicy(retries, backoff, retry_on=retry_on, no_retry_on=no_retry_on)
+    if retry is not None and policy != RetryPolicy():
+        raise PipelineDefinitionError("Give either retry=… or retries, backoff, retry_on and no_retry_on, not both.")
     namespace = dict(sys._getframe(1).f_locals)  # where local annotations are defined
-    make = functools.partial(Step, name=name, retry=RetryPolicy(retries, backoff), timeout=timeout, namespace=namespace)
+    make = functools.partial(Step, name=name, retry=retry or policy, timeout=timeout, namespace=namespace)
     return make if function is None else make(function)

@@ -20,15 +20,16 @@ from flujo.status import RunStatus
 When = Literal["before", "after"]
 Scenario = Callable[[StateBackend], Awaitable[Any]]
 _EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
-_BACKGROUND = "flujo-heartbeat"
+_BACKGROUND = ("flujo-heartbeat", "flujo-alarm")
 
 
 class FakeClock:
     """A clock that stands still until the test moves it, or until a step or a retry waits.
 
     With `auto` a wait takes no time: the clock jumps to its end, the nearest one first. Without it a wait lasts until
-    `advance()` has moved the clock past its end. The heartbeat of a running step never moves the clock; it beats when
-    something else does. `random` repeats itself for the same `seed`, and ids count up.
+    `advance()` has moved the clock past its end. The heartbeat of a running step never moves the clock,
+    nor does a branch that waits beside one that works; they wake when something else moves it. `random` repeats itself
+    for the same `seed`, and ids count up.
     """
 
     def __init__(self, start: datetime = _EPOCH, *, auto: bool = True, seed: int = 0) -> None:

@@ -7,12 +7,14 @@ from datetime import datetime
 
 from django.http import Http404
 from flujo.errors import PipelineNotFound
+from flujo.status import Wait, WaitStatus
 
 from runs import access
 from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run, RunInput, RunWait
 from runs.queries.payload import HIDDEN_ERROR, Payload, payload
 from runs.queries.run_detail import last_own_frame, shape_of
 from runs.queries.run_header import RunHeader, header
+from runs.queries.waits import WaitLine, line_of
 from runs.registry import registry
 
 
@@ -49,6 +51,7 @@ class StepPage:
     description: str
     kind: str
     waits: list[RunWait]
+    retry: WaitLine | None
     saved: Checkpoint | None
     seconds: float | None
     given: Payload
@@ -73,7 +76,9 @@ def page(user: access.User, run: Run, path: str) -> StepPage:
     attempts = list(Attempt.objects.filter(run=run, path=path).order_by("number"))
     tasks = list(HumanTask.objects.filter(run=run, path=path).defer("schema").order_by("generation"))
     decisions = {answer.generation: answer for answer in Decision.objects.filter(run=run, path=path)}
-    waits = list(RunWait.objects.filter(run=run, path=path).order_by("generation"))
+    every_wait = list(RunWait.objects.filter(run=run, path=path).order_by("generation"))
+    waits = [wait for wait in every_wait if wait.kind != Wait.RETRY]
+    retry = [wait for wait in every_wait if wait.kind == Wait.RETRY and wait.status == WaitStatus.OPEN]
     if path not in names and not (saved or attempts or tasks or waits):
         raise Http404("This run has no such step.")
     place = names.index(path) if path in names else None
@@ -86,6 +91,7 @@ def page(user: access.User, run: Run, path: str) -> StepPage:
         description=_description(run, path),
         kind=shape[place]["kind"] if place is not None else _kind(tasks, waits),
         waits=waits,
+        retry=line_of(retry[0]) if retry else None,
         saved=saved,
         seconds=(saved.finished_at - saved.started_at).total_seconds() if saved else None,
         given=payload(given, shown=head.shows_values),

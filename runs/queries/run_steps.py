@@ -68,6 +68,13 @@ class _Traces:
     task: HumanTask | None = None
     decision: Decision | None = None
     wait: RunWait | None = None
+    retries: list[RunWait] = field(default_factory=list)
+
+    @property
+    def open_wait(self) -> RunWait | None:
+        """What is waited for now, if anything is."""
+        newest = self.retries[-1] if self.retries else self.wait
+        return newest if newest is not None and newest.status == WaitStatus.OPEN else None
 
     @property
     def kind(self) -> str:
@@ -134,7 +141,10 @@ def _collect(run: Run, tops: list[str]) -> tuple[dict[str, _Traces], bool]:
     for decision in decisions:
         traces[decision.path].decision = decision
     for wait in waits:
-        traces[wait.path].wait = wait
+        if wait.kind == Wait.RETRY:
+            traces[wait.path].retries.append(wait)
+        else:
+            traces[wait.path].wait = wait
     return traces, BOUND in (len(checkpoints), len(attempts), len(tasks), len(waits))
 
 
@@ -181,7 +191,7 @@ def _row(scene: _Scene, place: _Place, trace: _Traces) -> StepRow:
         seconds=(_end(trace, scene.now) - started).total_seconds() if started else None,
         preview=_preview(saved),
         note=_note(place, trace),
-        until=line_of(trace.wait) if trace.wait and trace.wait.status == WaitStatus.OPEN else None,
+        until=line_of(waits) if (waits := trace.open_wait) else None,
         error=f"{last.error_type}: {last.error_message}" if last and last.error_type and not saved else "",
         bars=[],
     )
@@ -229,6 +239,8 @@ def _state(scene: _Scene, place: _Place, trace: _Traces) -> str:
         return RunStatus.COMPLETED
     if trace.wait is not None:
         return _STATES_OF_WAITS[WaitStatus(trace.wait.status)]
+    if trace.open_wait is not None:
+        return "retrying"
     if not trace.attempts:
         return _state_of_the_run(scene) if place.begun else "not_started"
     last = trace.attempts[-1]
@@ -250,7 +262,7 @@ _STATES_OF_PAUSES: dict[str, str] = {
     Wait.HUMAN_TASK: "needs_person",
     Wait.TIMER: "waiting",
     Wait.SIGNAL: "waiting",
-    Wait.RETRY: "waiting",
+    Wait.RETRY: "retrying",
     Wait.OPERATOR: Outcome.NEEDS_ATTENTION,
 }
 
@@ -282,7 +294,7 @@ def _spans(trace: _Traces, now: datetime) -> list[tuple[Span, str]]:
     if trace.checkpoint is not None and not trace.attempts:
         return [((trace.checkpoint.started_at, trace.checkpoint.finished_at), "whole")]
     done = trace.checkpoint.attempt if trace.checkpoint else None
-    spans = []
+    spans = [((wait.began_at, wait.ended_at or now), "waiting") for wait in trace.retries]
     for attempt in trace.attempts:
         saved = trace.checkpoint if attempt.number == done else None
         until = saved.finished_at if saved else attempt.finished_at or now

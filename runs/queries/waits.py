@@ -1,4 +1,4 @@
-"""The open waits of runs for a timer or a signal, as pages name them."""
+"""The open waits of runs for a timer, a signal or a retry, as pages name them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from runs.models import RunWait
 
 @dataclass(frozen=True, slots=True)
 class WaitLine:
-    """One wait; `kind` is `timer` or `signal`, `due_at` is None for a signal without a time-out."""
+    """One wait; `kind` is `timer`, `signal` or `retry`, `due_at` is None for a signal without a time-out."""
 
     kind: str
     name: str
     path: str
     due_at: datetime | None
     began_at: datetime
+    attempt: int
+    max_attempts: int
 
 
 def line_of(wait: RunWait) -> WaitLine:
     """The wait as a page shows it."""
-    return WaitLine(wait.kind, wait.name, wait.path, wait.due_at, wait.began_at)
+    return WaitLine(wait.kind, wait.name, wait.path, wait.due_at, wait.began_at, wait.attempt, wait.max_attempts)
 
 
 def open_waits(run_ids: Iterable[str]) -> dict[str, list[WaitLine]]:

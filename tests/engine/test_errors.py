@@ -45,7 +45,7 @@ def test_error_has_a_code_and_a_sentence_of_its_own(kind: type[FlujoError]) -> N
     message = str(kind())
     assert message == kind().message
     assert re.fullmatch(r"[A-Z][^\n]+\.", message), "a whole sentence in one line"
-    assert kind("Something else.", field="x").details == {"field": "x"}
+    assert kind(message="Something else.", field="x").details == {"field": "x"}
 
 
 def test_codes_and_sentences_are_unique() -> None:

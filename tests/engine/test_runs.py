@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from flujo.errors import (
     RunIsLeased,
     RunNotFound,
 )
+from flujo.retry import RetryPolicy
 from flujo.runner import Flujo
 from flujo.state.base import StateBackend
 from flujo.status import AttemptOutcome, RunStatus
@@ -302,7 +304,7 @@ async def test_saved_index_is_the_next_step(backend: StateBackend) -> None:
                 raise RuntimeError("once")  # a history that grows with attempts must not move the index
             return value
 
-        each.retry = type(each.retry)(2, backoff=type(each.retry.backoff)(0))
+        each.retry = (RetryPolicy(2, backoff=timedelta(0)),)
         steps.append(each)
 
     result = await runner_of(steps[0] >> steps[1] >> steps[2] >> steps[3], backend).run_async(7, run_id="r")
@@ -376,7 +378,7 @@ async def test_lost_attempt_does_not_use_up_a_retry(backend: StateBackend, ledge
             raise RuntimeError("no luck")
         return value
 
-    fragile.retry = type(fragile.retry)(1, backoff=type(fragile.retry.backoff)(0))
+    fragile.retry = (RetryPolicy(1, backoff=timedelta(0)),)
     runner = runner_of(fragile, backend)
     with pytest.raises(Crash):
         await runner.run_async(1, run_id="r")

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from flujo import Step, StepContext, StepResult, step
 from flujo.errors import Fenced, PipelineDefinitionError, UnstorableValue
+from flujo.retry import RetryPolicy
 from flujo.state.base import StateBackend
 from flujo.status import AttemptOutcome, RunStatus
-from flujo.step import RetryPolicy
 from flujo.step_context import StepNotFinished
 from flujo.testing import FakeClock
 

@@ -192,3 +192,37 @@ def test_steps_inside_a_step_are_listed_by_item_and_what_holds_others_comes_firs
     assert listed == ["each", "each[0]/a", "each[0]/a/b", "each[1]/a", "each[2]#verdict", "each[10]/a"]
     assert ">[2] verdict</a>" in page
     assert ">choice</a>" in page
+
+
+def retrying() -> Run:
+    run = factories.run(
+        "r1", status=RunStatus.PAUSED, wait=Wait.RETRY, shape=SHAPE[2:], steps=["post"], error_type="", at=0
+    )
+    factories.attempt(run, "post", 1, outcome="failed", error_type="ConnectionError", finished_at=run.created_at)
+    due = timezone.now() + timedelta(minutes=5, seconds=30)
+    factories.run_wait(run, "post", kind=Wait.RETRY, due_at=due, attempt=2, max_attempts=5)
+    return run
+
+
+@pytest.mark.parametrize("page", ["/runs/", "/runs/r1/", "/runs/r1/steps/post/"])
+def test_retry_says_which_attempt_comes_and_when(client: Client, page: str) -> None:
+    retrying()
+    words = words_of(client, page)
+    assert re.search(r"Retrying 2/5, will try at (\d\d \w{3} \d{4}, )?\d\d:\d\d UTC \(in 5 min\)", words)
+    assert "failed." not in words or "Step post failed. Retrying 2/5" in words
+
+
+def test_retry_of_a_step_is_drawn_as_idle_time_between_its_attempts(client: Client) -> None:
+    retrying()
+    page = client.get("/runs/r1/").content.decode()
+    row = page[page.index('id="step-1"') :]
+    assert re.findall(r'class="bar bar--(\w+)"', row) == ["waiting", "failed"]
+    assert "Retrying" in row[: row.index("</li>")]
+
+
+def test_retry_beside_a_running_branch_is_named_with_its_step(client: Client) -> None:
+    run = retrying()
+    Run.objects.filter(pk=run.pk).update(
+        status=RunStatus.RUNNING, wait=None, lease_expires_at=timezone.now() + timedelta(minutes=1)
+    )
+    assert "Meanwhile it waits for attempt 2/5 of post, due at" in words_of(client, "/runs/r1/")

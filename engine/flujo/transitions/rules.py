@@ -24,12 +24,14 @@ class ClaimTerms:
     """Who takes the lease, for how long, with which code; `first_attempt` gives the path of the step that is next.
 
     `first_attempt` returns None where no attempt is to be recorded: the next step is a human task, or none is left.
+    `patient` takes a run that waits for a retry before that is due, and waits here.
     """
 
     holder: Holder
     lease: timedelta
     fingerprint: str
     first_attempt: Callable[[RunHead], str | None]
+    patient: bool = False
 
 
 def mine(view: RunView, fence: int) -> RunHead:
@@ -73,7 +75,9 @@ def take(draft: Draft, terms: ClaimTerms) -> None:
 
 
 def begin(draft: Draft, path: str, *, lost_now: int = 0) -> None:
-    """Record the next attempt of a step before it runs, unless the step has been lost too often."""
+    """Record the next attempt of a step before it runs, unless it is too soon or the step has been lost too often."""
+    if not _end_retry_wait(draft, path):
+        return
     earlier = draft.view.attempts_of(path)
     lost = lost_now + sum(
         attempt.outcome is AttemptOutcome.LOST and attempt.round == draft.head.round for attempt in earlier
@@ -86,6 +90,19 @@ def begin(draft: Draft, path: str, *, lost_now: int = 0) -> None:
     number = 1 + max((attempt.number for attempt in earlier), default=0)
     head = draft.head
     draft.insert(Attempt(head.run_id, path, number, head.round, head.fence, draft.now))
+
+
+def _end_retry_wait(draft: Draft, path: str) -> bool:
+    """Whether the step may be tried now: nothing delays it, or the wait for its retry is over with this."""
+    if not draft.head.generation:
+        return True
+    wait = next((w for w in draft.view.open_waits() if w.kind is Wait.RETRY and w.path == path), None)
+    if wait is None:
+        return True
+    if wait.due_at is not None and wait.due_at > draft.now:
+        return False
+    draft.update(dataclasses.replace(wait, status=WaitStatus.OVER, ended_at=draft.now))
+    return True
 
 
 def end(draft: Draft, status: RunStatus, kind: EventKind, *, path: str = "", closing: str = "", **data: Any) -> None:
@@ -144,16 +161,19 @@ def waiting(asked: Iterable[HumanTask], waits: Iterable[RunWait]) -> set[tuple[s
     return {(task.path, task.generation) for task in asked} | {(wait.path, wait.generation) for wait in waits}
 
 
+_RANKS = (Wait.HUMAN_TASK, Wait.SIGNAL, Wait.RETRY, Wait.TIMER)
+
+
 def pause_here(draft: Draft, waits: list[RunWait], *, asks: bool) -> None:
-    """Pause: nothing holds a waiting run. A question outranks a signal, a signal a timer, as the reason shown."""
-    kinds = {wait.kind for wait in waits}
-    reason = Wait.HUMAN_TASK if asks else Wait.SIGNAL if Wait.SIGNAL in kinds else Wait.TIMER
+    """Pause: nothing holds a waiting run. The first of `_RANKS` is the reason shown."""
+    kinds = {wait.kind for wait in waits} | ({Wait.HUMAN_TASK} if asks else set())
+    reason = next(kind for kind in _RANKS if kind in kinds)
     due = [wait.due_at for wait in waits if wait.due_at is not None]
     draft.set(status=RunStatus.PAUSED, wait=reason, holder=None, lease_expires_at=None, wake_at=min(due, default=None))
 
 
 def is_due(head: RunHead, now: datetime) -> bool:
-    """Whether a paused run has a timer that is due."""
+    """Whether a paused run has a timer or a retry that is due."""
     return head.status is RunStatus.PAUSED and head.wake_at is not None and head.wake_at <= now
 
 

@@ -56,6 +56,16 @@ class StepError:
     traceback: str
 
 
+@dataclass(frozen=True, slots=True)
+class RetryDue:
+    """When a failed step is tried again, as which of how many attempts; `pauses` when nothing is done until then."""
+
+    at: datetime
+    attempt: int
+    max_attempts: int
+    pauses: bool
+
+
 class AfterFailure(StrEnum):
     """What a failed attempt leads to."""
 
@@ -175,9 +185,20 @@ def finish(*, fence: int, now: datetime) -> Transition:
 
 
 def fail_attempt(
-    path: str, attempt: int, error: StepError, *, then: AfterFailure, fence: int, lease: timedelta, now: datetime
+    path: str,
+    attempt: int,
+    error: StepError,
+    *,
+    then: AfterFailure,
+    retry: RetryDue | None = None,
+    fence: int,
+    lease: timedelta,
+    now: datetime,
 ) -> Transition:
-    """Record a failed attempt, and what follows: the next one, the failure of the run, or that of the step alone."""
+    """Record a failed attempt, and what follows: the next one, the failure of the run, or that of the step alone.
+
+    `retry` says when the next attempt is due, where that is not at once.
+    """
 
     def decide(view: RunView) -> Batch:
         mine(view, fence)
@@ -194,15 +215,39 @@ def fail_attempt(
                 traceback=error.traceback,
             )
         )
-        draft.event(EventKind.STEP_FAILED, path, attempt=attempt, error_type=error.type, then=then.value)
+        facts = {"retry_at": isoformat(retry.at)} if retry else {}
+        draft.event(EventKind.STEP_FAILED, path, attempt=attempt, error_type=error.type, then=then.value, **facts)
         if then is AfterFailure.RETRY:
             draft.set(lease_expires_at=now + lease)
-            _go_on(draft, Position(draft.head.step_index, draft.head.step_name, path, attempt + 1))
+            _try_again(draft, path, attempt, retry)
         elif then is AfterFailure.FAIL_RUN:
             _fail(draft, path, error)
         return draft.batch()
 
     return decide
+
+
+def _try_again(draft: Draft, path: str, attempt: int, retry: RetryDue | None) -> None:
+    """The next attempt at once, or the wait for it: a fact, so that a crash does not bring it forward."""
+    if retry is None or draft.has("cancel_requested"):
+        _go_on(draft, Position(draft.head.step_index, draft.head.step_name, path, attempt + 1))
+        return
+    head = draft.head
+    wait = RunWait(
+        head.run_id,
+        path,
+        head.generation + 1,
+        Wait.RETRY,
+        path.rpartition("/")[2],
+        retry.at,
+        draft.now,
+        attempt=retry.attempt,
+        max_attempts=retry.max_attempts,
+    )
+    draft.insert(wait)
+    draft.set(generation=wait.generation)
+    if retry.pauses:
+        pause_here(draft, [wait], asks=False)
 
 
 def fail_run(path: str, error: StepError, *, expired: RunWait | None = None, fence: int, now: datetime) -> Transition:

@@ -113,7 +113,7 @@ def claim(terms: ClaimTerms, *, now: datetime) -> Transition:
 
     def decide(view: RunView) -> Batch:
         head = required(view)
-        _check_claimable(head, now)
+        _check_claimable(head, now, patient=terms.patient)
         draft = Draft(view, now)
         take(draft, terms)
         return draft.batch()
@@ -121,14 +121,14 @@ def claim(terms: ClaimTerms, *, now: datetime) -> Transition:
     return decide
 
 
-def _check_claimable(head: RunHead, now: datetime) -> None:
+def _check_claimable(head: RunHead, now: datetime, *, patient: bool) -> None:
     holder = is_held(head, now)
     if holder is not None:
         raise RunIsLeased(
             f"Run {head.run_id} is running in {holder}; its lease ends at {head.lease_expires_at:%H:%M:%S} UTC.",
             holder=str(holder),
         )
-    if head.status is RunStatus.PAUSED and not is_due(head, now):
+    if head.status is RunStatus.PAUSED and not is_due(head, now) and not (patient and head.wait is Wait.RETRY):
         raise RunWaits(f"Run {head.run_id} waits at step {head.step_name!r} ({head.wait}).")
     if head.status is RunStatus.COMPLETED:
         raise RunFinished(f"Run {head.run_id} is completed.")

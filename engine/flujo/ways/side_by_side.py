@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from flujo import canonical
@@ -71,7 +73,11 @@ async def _side_by_side(
     assert isinstance(node, Parallel | Map)  # what has branches
     slots = asyncio.Semaphore(node.max_concurrency)
 
-    async def one(place: str, work: Callable[[Scope], Awaitable[str]], scope: Scope) -> Any:
+    scopes = [scope for _, _, scope in branches]
+
+    async def one(number: int) -> Any:
+        place, work, begins = branches[number]
+        scope = scopes[number] = replace(begins)
         async with slots:
             if not node.collects:
                 return json.loads(await work(scope))
@@ -83,10 +89,10 @@ async def _side_by_side(
 
     walk.hold.branches += 1
     try:
-        outputs = await all_of([one(*branch) for branch in branches])
+        outputs = await all_of([partial(one, number) for number in range(len(branches))], walk.hold.sleep_until)
     finally:
         walk.hold.branches -= 1
-    fields = [scope.fields for _, _, scope in branches]
+    fields = [scope.fields for scope in scopes]
     return outputs, await walk.ask(spot, _merged, walk, spot.scope.fields, fields, node.reducers)
 
 

@@ -11,11 +11,10 @@ from flujo.walk import Ended, Failed, Spot, Walk
 async def step(walk: Walk, spot: Spot) -> None:
     """Call the function until its result is saved or it has failed for good."""
     assert isinstance(spot.node, Step)  # what this way is for
-    done = await run_step(
-        walk.hold,
-        Call(spot.node, spot.path, spot.top_index, spot.value, spot.scope.fields, spot.scope.contained),
-    )
-    if isinstance(done, Failure) and spot.scope.contained:
+    scope = spot.scope
+    call = Call(spot.node, spot.path, spot.top_index, spot.value, scope.fields, scope.contained, scope.concurrent)
+    done = await run_step(walk.hold, call)
+    if isinstance(done, Failure) and scope.contained:
         raise Failed(done)
     if not isinstance(done, StepDone):
         raise Ended

@@ -25,7 +25,7 @@ async def timer(walk: Walk, spot: Spot) -> None:
         due = await walk.ask(spot, node.due_at, given, walk.hold.now())
         await _begin_wait(walk, spot, Wait.TIMER, due)
     elif wait.due_at is not None and wait.due_at > walk.hold.now():
-        raise Suspended
+        raise Suspended(wait.due_at)
     else:
         done = StepDone(spot.path, spot.name, spot.top_index, 0, spot.value, None, wait.began_at, ends=wait)
         await walk.save(spot, done)
@@ -52,7 +52,7 @@ async def signal(walk: Walk, spot: Spot) -> None:
             StepDone(spot.path, spot.name, spot.top_index, 0, came.data, None, began, ends=ends, takes=came),
         )
     elif waits:
-        raise Suspended
+        raise Suspended(due)
     else:
         await _begin_wait(walk, spot, Wait.SIGNAL, await walk.ask(spot, node.due_at, now))
 
@@ -77,7 +77,7 @@ async def _begin_wait(walk: Walk, spot: Spot, kind: Wait, due_at: datetime | Non
         now=walk.hold.now(),
     )
     await walk.hold.commit(beginning)
-    raise Suspended
+    raise Suspended(due_at)
 
 
 async def _expire(walk: Walk, spot: Spot, wait: RunWait) -> NoReturn:
