@@ -59,6 +59,8 @@ class Run(models.Model):
     tags = models.TextField(default="[]")
     error_type = models.CharField(max_length=200, blank=True)
     error_message = models.TextField(blank=True)
+    idempotency_key = models.CharField(max_length=200, blank=True)
+    priority = models.IntegerField(default=0)
 
     class Meta:
         ordering: ClassVar = ["-created_at", "-run_id"]
@@ -84,6 +86,11 @@ class Run(models.Model):
             models.Index(fields=["-created_at", "-run_id"], name="flujo_run_newest"),
             models.Index(fields=["status", "-created_at", "-run_id"], name="flujo_run_by_status"),
             models.Index(fields=["pipeline", "-created_at", "-run_id"], name="flujo_run_by_pipeline"),
+            models.Index(
+                fields=["status", "-priority", "created_at", "fingerprint"],
+                name="flujo_run_queued",
+                condition=models.Q(status=RunStatus.QUEUED),
+            ),
             models.Index(
                 fields=["lease_expires_at"],
                 name="flujo_run_leases",

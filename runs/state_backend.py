@@ -13,18 +13,16 @@ from functools import cache
 from typing import Any, ClassVar, TypeVar
 
 from django.db import DatabaseError, IntegrityError, InterfaceError, connections, transaction
-from django.db.models import Q
 from django.utils import timezone
 from flujo import records
 from flujo.batch import Batch, Transition
 from flujo.document import RunDocument
 from flujo.errors import BackendBusy, BackendError, Fenced, OutcomeUnknown
-from flujo.lease import is_held
 from flujo.records import AuditEvent, Record, RunHead
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
+from flujo.state.ready import ready_runs
 from flujo.state.sql import Dialect, SqlView, fetch, replace, write
 from flujo.state.workflow_state import document_of, state_of
-from flujo.status import RunStatus
 from flujo.transitions import purge
 
 from runs import models
@@ -169,17 +167,12 @@ class DjangoBackend(StateBackend):
     async def ready(
         self, now: datetime, limit: int = 100, *, fingerprints: Iterable[str] | None = None
     ) -> list[RunHead]:
-        known = None if fingerprints is None else set(fingerprints)
-        ready = Q(status=RunStatus.QUEUED) | Q(status=RunStatus.PAUSED, wake_at__lte=now)
-        queued = models.Run.objects.using(self.using).filter(ready)
-        if known is not None:
-            queued = queued.filter(fingerprint__in=known)
-        oldest = queued.order_by("updated_at").values_list("run_id", flat=True)[:limit]
-        ids = await self._in_thread(lambda: list(oldest))
-        heads = [head for run_id in ids for head in await self._select(RunHead, "run_id = {0}", run_id)]
-        running = await self._select(RunHead, "status = {0}", RunStatus.RUNNING.value)
-        heads += [h for h in running if is_held(h, now) is None and (known is None or h.fingerprint in known)]
-        return sorted(heads, key=lambda head: head.updated_at)[:limit]
+        def select() -> list[RunHead]:
+            with connections[self.using].cursor() as cursor:
+                dialect = _dialect(self.using, for_write=False)
+                return ready_runs(cursor, dialect, now, limit, fingerprints=fingerprints)
+
+        return await self._in_thread(select)
 
     async def run_ids(self) -> list[str]:
         known = [

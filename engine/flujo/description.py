@@ -7,7 +7,15 @@ from typing import Any
 from flujo import canonical
 from flujo.errors import InvalidInput, UnstorableValue
 
-LONGEST = {"title": 200, "owner": 150, "requester": 150, "actor": 150, "key": 100, "message_id": 200}
+LONGEST = {
+    "title": 200,
+    "owner": 150,
+    "requester": 150,
+    "actor": 150,
+    "key": 100,
+    "idempotency_key": 200,
+    "message_id": 200,
+}
 
 
 def checked(**given: Any) -> dict[str, Any]:

@@ -92,6 +92,12 @@ class RunConflict(FlujoError):
     code = "run_conflict"
 
 
+class IdempotencyConflict(RunConflict):
+    """A run was started with this idempotency key on another input. Use another key for another run."""
+
+    code = "idempotency_conflict"
+
+
 class IllegalTransition(FlujoError):
     """The run's status does not allow this."""
 

@@ -45,7 +45,8 @@ class RunHead(Record):
     `step_index` is the top-level position of the next step, 0…n; `chain` the hash of the last audit event;
     `fence` the token of the newest lease; `generation` the number of questions asked and waits begun;
     `round` that of explicit retries. `holder` is the JSON of a `flujo.lease.Holder`. `wake_at` is when the
-    earliest timer or retry of a paused run is due.
+    earliest timer or retry of a paused run is due. Of the runs that wait for a worker, those of higher `priority` go
+    first.
     """
 
     table = "run"
@@ -81,6 +82,8 @@ class RunHead(Record):
     tags: str = "[]"
     error_type: str = ""
     error_message: str = ""
+    idempotency_key: str = ""
+    priority: int = 0
 
     @property
     def active(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from flujo import canonical
+from flujo.admission import checked_priority
 from flujo.context import PipelineContext
 from flujo.errors import (
     InvalidInput,
@@ -39,6 +40,7 @@ class RegisteredPipeline:
     pipeline: Pipeline
     context_model: type[PipelineContext]
     description: str = ""
+    priority: int = 0
 
     @property
     def fingerprint(self) -> str:
@@ -89,8 +91,11 @@ class PipelineRegistry:
         version: str,
         context_model: type[PipelineContext] | None = None,
         description: str = "",
+        priority: int = 0,
     ) -> RegisteredPipeline:
         """Register a pipeline, or a bare step as a pipeline of one.
+
+        `priority`, from -1000 to 1000, is that of its runs where a start gives none: workers take higher ones first.
 
         Raises `PipelineConflict` when the name and version are taken by a pipeline of another shape.
         """
@@ -105,7 +110,9 @@ class PipelineRegistry:
                 f"Pipeline {name!r} is nested so deeply that a path would be longer than {MAX_PATH} characters. "
                 "Give its steps shorter names."
             )
-        entry = RegisteredPipeline(name, version, built, context_model or built.context_model, description)
+        entry = RegisteredPipeline(
+            name, version, built, context_model or built.context_model, description, checked_priority(priority)
+        )
         known = self._known.setdefault(name, {})
         if version in known and known[version].fingerprint != entry.fingerprint:
             raise PipelineConflict(

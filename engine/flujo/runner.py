@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 from flujo import canonical, transitions
+from flujo.admission import checked_priority, run_id_for
 from flujo.bridge import wait_for
 from flujo.clock import Clock, SystemClock
 from flujo.context import PipelineContext, fields_of, initial
@@ -82,8 +84,14 @@ class Flujo:
         owner: str = "",
         requester: str = "",
         tags: Sequence[str] = (),
+        idempotency_key: str | None = None,
+        priority: int | None = None,
     ) -> RunHandle:
         """Start a run on `value`, or go on with the one that has this `run_id`, until it pauses or ends.
+
+        With an `idempotency_key`, every start of the pipeline with the same one means the same run, whatever version
+        began it; on another input it raises `IdempotencyConflict`. Of the runs that wait for a worker, those of higher
+        `priority` (-1000 to 1000; the pipeline's own unless given) go first.
 
         What an existing id does depends on its status: unfinished after a crash, it resumes from its last checkpoint;
         paused or completed, its stored result comes back and nothing runs. The delay before a retry is no pause: it is
@@ -92,14 +100,15 @@ class Flujo:
         `CorruptState`.
         """
         context = dict(initial_context_data or {})
-        chosen = run_id or context.get("run_id") or self.clock.new_id()
         facts: dict[str, Any] = {"title": title, "owner": owner, "requester": requester, "tags": tuple(tags)}
+        facts |= {"idempotency_key": idempotency_key or "", "priority": priority}
+        chosen = run_id_for(self.pipeline_name, idempotency_key, run_id or context.get("run_id"), self.clock)
         return RunHandle(lambda progress: self._run(value, {**context, "run_id": chosen}, facts, progress))
 
     async def _run(
         self, value: Any, context: dict[str, Any], facts: dict[str, Any], progress: Progress
     ) -> PipelineResult:
-        entry = await self._entry_for(context["run_id"])
+        entry = await self._entry_for(context["run_id"], whatever_version=bool(facts["idempotency_key"]))
         new = new_run(entry, value, context, **facts)
         terms = self._terms(entry)
         started = await self.backend.transact(
@@ -107,7 +116,7 @@ class Flujo:
         )
         if started.result:
             return await self._execute(entry, new.run_id, progress)
-        return await self._go_on(started.kept, progress)
+        return await self._go_on(entry, started.kept, progress)
 
     # Go on
 
@@ -124,9 +133,8 @@ class Flujo:
         await self.backend.transact(run_id, transitions.claim(terms, now=self.clock.now()))
         return await self._execute(entry, run_id, silent, drain, patient=False)
 
-    async def _go_on(self, head: RunHead, progress: Progress) -> PipelineResult:
+    async def _go_on(self, entry: RegisteredPipeline, head: RunHead, progress: Progress) -> PipelineResult:
         document = await self._load(head.run_id)
-        entry = self._entry_of(document)
         waits = head.status is RunStatus.PAUSED and not transitions.is_due(head, self.clock.now())
         if (waits and head.wait is not Wait.RETRY) or head.status is RunStatus.COMPLETED:
             return result_of(entry, document)
@@ -203,7 +211,7 @@ class Flujo:
         """The result of a run whose recorded answer stands, going on with it if nobody does."""
         if head.status in (RunStatus.QUEUED, RunStatus.RUNNING):
             with suppress(RunIsLeased):  # a worker is faster: it goes on with the answer
-                return await self._go_on(head, silent)
+                return await self._go_on(entry, head, silent)
         return result_of(entry, await self._load(head.run_id))
 
     def _question(self, paused: PipelineResult | str, document: RunDocument, step: str | None) -> tuple[str, int, str]:
@@ -282,11 +290,11 @@ class Flujo:
         entry = self.registry.get(self.pipeline_name, version)
         if self.context_model is None:
             return entry
-        return RegisteredPipeline(entry.name, entry.version, entry.pipeline, self.context_model, entry.description)
+        return dataclasses.replace(entry, context_model=self.context_model)
 
-    async def _entry_for(self, run_id: str) -> RegisteredPipeline:
+    async def _entry_for(self, run_id: str, *, whatever_version: bool) -> RegisteredPipeline:
         """The version that the runner names; without one, that of the stored run, and the newest for a new run."""
-        if self.pipeline_version in (None, LATEST) and RUN_ID.fullmatch(str(run_id)):
+        if (whatever_version or self.pipeline_version in (None, LATEST)) and RUN_ID.fullmatch(str(run_id)):
             document = await self.backend.load(run_id)
             if document is not None and document.head is not None and document.head.pipeline == self.pipeline_name:
                 return self._entry(document.head.version)
@@ -331,6 +339,8 @@ def new_run(
     owner: str = "",
     requester: str = "",
     tags: Sequence[str] = (),
+    idempotency_key: str = "",
+    priority: int | None = None,
 ) -> NewRun:
     """A run of `entry`, its input and context validated and encoded. Raises `InvalidInput`."""
     checked(title=title, owner=owner, requester=requester, tags=list(tags))
@@ -350,6 +360,8 @@ def new_run(
         owner=owner,
         requester=requester,
         tags=tuple(tags),
+        idempotency_key=idempotency_key,
+        priority=entry.priority if priority is None else checked_priority(priority),
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import transaction
 from django.utils import timezone
 from flujo import transitions
+from flujo.admission import run_id_for
 from flujo.clock import SystemClock
 from flujo.errors import NotAllowed
 from flujo.runner import new_run
@@ -31,24 +32,41 @@ def start(
     title: str = "",
     tags: Sequence[str] = (),
     run_id: str | None = None,
+    idempotency_key: str | None = None,
+    priority: int | None = None,
     origin: Origin,
 ) -> Run:
     """Queue a run of `pipeline` on the JSON-ready input `data`; `version` None is the newest.
 
-    An existing `run_id` with the same pipeline and input gives the run that is there. Raises `NotAllowed`,
-    `PipelineNotFound`, `InvalidInput` (pydantic's `errors` in its details), `RunConflict`.
+    An existing `run_id` with the same pipeline and input gives the run that is there; each start of the pipeline with
+    the same `idempotency_key` gives the same run. Raises `NotAllowed`, `PipelineNotFound`, `InvalidInput` (pydantic's
+    `errors` in its details), `RunConflict`, `IdempotencyConflict`.
     """
     name = actor.get_username()
     try:
         with transaction.atomic():
             access.require(actor, "start", pipeline)
-            entry = registry.get(pipeline, version)
-            context = {"run_id": run_id or SystemClock().new_id()}
-            new = new_run(entry, data, context, title=title, owner=name, requester=name, tags=tags)
+            run_id = run_id_for(pipeline, idempotency_key, run_id, SystemClock())
+            new = new_run(
+                registry.get(pipeline, (_begun_by(run_id) if idempotency_key else None) or version),
+                data,
+                {"run_id": run_id},
+                title=title,
+                owner=name,
+                requester=name,
+                tags=tags,
+                idempotency_key=idempotency_key or "",
+                priority=priority,
+            )
             started = transitions.start(new, now=timezone.now(), claim=None, actor=name, facts=origin.facts())
-            DjangoBackend().transact_now(new.run_id, started)
+            DjangoBackend().transact_now(run_id, started)
             dispatch.hint_on_commit(new.run_id)
             return Run.objects.get(pk=new.run_id)
     except NotAllowed as refusal:
         site_audit.record("action.refused", actor=name, origin=origin, verb="start", message=refusal.message)
         raise
+
+
+def _begun_by(run_id: str) -> str | None:
+    """The version of the run that a key already stands for: its input is read as that one read it."""
+    return Run.objects.filter(pk=run_id).values_list("version", flat=True).first()

@@ -25,6 +25,7 @@ STATUS = {
     "run_cancelled": 409,
     "run_active": 409,
     "run_conflict": 409,
+    "idempotency_conflict": 422,
     "run_is_leased": 409,
     "fenced": 409,
     "pipeline_changed": 409,

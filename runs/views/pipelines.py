@@ -52,7 +52,7 @@ def start(request: HttpRequest, name: str) -> HttpResponse:
             version=entry.version,
             data=form.input.data,
             title=form.title,
-            run_id=form.key.value,
+            idempotency_key=form.key.value,
             origin=origin_of(request),
         )
     except FlujoError as error:

@@ -87,6 +87,22 @@ def test_start_sent_twice_starts_one_run(client: Client) -> None:
     assert Run.objects.count() == 1
 
 
+def test_start_sent_again_with_other_values_is_refused_and_starts_nothing(client: Client) -> None:
+    sent = order(client)
+    client.post(URL, sent)
+    answer = client.post(URL, sent | {"f-quantity": "3"})
+    assert answer.status_code == 422
+    assert "Use another key for another run." in answer.content.decode()
+    assert Run.objects.count() == 1
+
+
+def test_start_keeps_the_key_that_the_form_was_shown_with(client: Client) -> None:
+    sent = order(client)
+    run = Run.objects.get(pk=client.post(URL, sent)["Location"].split("/")[2])
+    assert sent["key"].startswith(run.idempotency_key)
+    assert run.idempotency_key in client.get(run.get_absolute_url()).content.decode()
+
+
 def test_start_with_a_key_that_this_site_did_not_sign_takes_a_run_id_of_its_own(client: Client) -> None:
     factories.run("r1")
     client.post(URL, order(client) | {"key": "r1:forged"})

@@ -73,9 +73,10 @@ class StateBackend(ABC):
     async def ready(
         self, now: datetime, limit: int = 100, *, fingerprints: Iterable[str] | None = None
     ) -> list[RunHead]:
-        """Runs that a worker could take now: queued, or running under a lease that expired or whose holder is gone.
+        """Runs that a worker could take now: queued, due, or running under a lease that ended or whose holder is gone.
 
-        `fingerprints` narrows them to the pipelines that the worker has.
+        Those of higher priority come first, then the oldest. `fingerprints` narrows them to the pipelines that the
+        worker has.
         """
         raise BackendCannot(f"{type(self).__name__} cannot list its runs. Use one of the built-in backends.")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from flujo import canonical
 from flujo.batch import GENESIS, Batch, Draft, RunView, Transition, required, unchanged
-from flujo.errors import RunCancelled, RunConflict, RunFailed, RunFinished, RunIsLeased, RunWaits
+from flujo.errors import IdempotencyConflict, RunCancelled, RunConflict, RunFailed, RunFinished, RunIsLeased, RunWaits
 from flujo.lease import is_held
 from flujo.records import RunHead, RunInput, RunWait
 from flujo.status import EventKind, RunStatus, Wait
@@ -32,6 +32,8 @@ class NewRun:
     owner: str = ""
     requester: str = ""
     tags: tuple[str, ...] = ()
+    idempotency_key: str = ""
+    priority: int = 0
 
 
 def start(
@@ -40,7 +42,7 @@ def start(
     """Create the run, `queued`, or with `claim` taken by this worker in the same transaction.
 
     An id that exists is left as it is: the result is False. Raises `RunConflict` when it belongs to another pipeline
-    or input.
+    or input; under an idempotency key (`IdempotencyConflict`) the version may be another one.
     """
 
     def decide(view: RunView) -> Batch:
@@ -58,6 +60,7 @@ def start(
             context_digest=canonical.digest(new.context),
             title=new.title,
             requester=new.requester,
+            **_where_given(idempotency_key=new.idempotency_key, priority=new.priority),
             **facts,
         )
         if claim is not None:
@@ -65,6 +68,10 @@ def start(
         return draft.batch(result=True)
 
     return decide
+
+
+def _where_given(**facts: Any) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if value}
 
 
 def _first_head(view: RunView, new: NewRun, now: datetime) -> RunHead:
@@ -91,10 +98,19 @@ def _first_head(view: RunView, new: NewRun, now: datetime) -> RunHead:
         owner=new.owner,
         requester=new.requester,
         tags=canonical.dump(list(new.tags)),
+        idempotency_key=new.idempotency_key,
+        priority=new.priority,
     )
 
 
 def _check_same(head: RunHead, new: NewRun) -> None:
+    if new.idempotency_key and head.idempotency_key == new.idempotency_key:
+        if head.input_digest != canonical.digest(new.input):
+            raise IdempotencyConflict(
+                f"The idempotency key {new.idempotency_key!r} started run {head.run_id} on another input. "
+                "Use another key for another run."
+            )
+        return
     if (head.pipeline, head.version) != (new.pipeline, new.version):
         raise RunConflict(
             f"Run {new.run_id} exists under {head.pipeline} {head.version}, not {new.pipeline} {new.version}. "

@@ -19,8 +19,8 @@ from flujo.clock import Clock, SystemClock
 from flujo.document import RunDocument
 from flujo.errors import BackendError, CorruptState, OutcomeUnknown
 from flujo.records import RunHead
-from flujo.state.backends.memory import is_ready
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
+from flujo.state.ready import in_order, is_ready
 from flujo.state.workflow_state import document_of, state_of
 from flujo.threads import in_thread
 from flujo.transitions import purge
@@ -133,7 +133,8 @@ class FileBackend(StateBackend):
     ) -> list[RunHead]:
         known = None if fingerprints is None else set(fingerprints)
         heads = await self.heads(limit=2**31)
-        return [head for head in heads if is_ready(head, now) and (known is None or head.fingerprint in known)][:limit]
+        ready = (head for head in heads if is_ready(head, now) and (known is None or head.fingerprint in known))
+        return in_order(ready)[:limit]
 
     # Files
 

@@ -10,12 +10,10 @@ from typing import Any
 from flujo.batch import Batch, Transition
 from flujo.clock import Clock, SystemClock
 from flujo.document import RunDocument
-from flujo.lease import is_held
 from flujo.records import RunHead
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
+from flujo.state.ready import in_order, is_ready
 from flujo.state.workflow_state import document_of, state_of
-from flujo.status import RunStatus
-from flujo.transitions.rules import is_due
 
 
 class InMemoryBackend(StateBackend):
@@ -72,17 +70,9 @@ class InMemoryBackend(StateBackend):
     ) -> list[RunHead]:
         known = None if fingerprints is None else set(fingerprints)
         heads = await self.heads(limit=2**31)
-        return [head for head in heads if is_ready(head, now) and (known is None or head.fingerprint in known)][:limit]
+        ready = (head for head in heads if is_ready(head, now) and (known is None or head.fingerprint in known))
+        return in_order(ready)[:limit]
 
     async def run_ids(self) -> list[str]:
         with self._lock:
             return sorted(self._runs)
-
-
-def is_ready(head: RunHead, now: datetime) -> bool:
-    """Whether a worker could take the run."""
-    return (
-        is_due(head, now)
-        or head.status is RunStatus.QUEUED
-        or (head.status is RunStatus.RUNNING and is_held(head, now) is None)
-    )

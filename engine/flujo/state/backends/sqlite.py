@@ -18,16 +18,14 @@ from typing import Any, ClassVar, TypeVar
 
 from flujo.batch import Batch, Transition
 from flujo.clock import Clock, SystemClock
-from flujo.codec import isoformat
 from flujo.document import RunDocument
 from flujo.errors import BackendBusy, BackendError, CorruptState, Fenced, FlujoError, OutcomeUnknown
-from flujo.lease import is_held
 from flujo.records import AuditEvent, RunHead, Tombstone
 from flujo.state.backends.sqlite_schema import TABLES, check_owner, create_tables
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
+from flujo.state.ready import ready_runs
 from flujo.state.sql import Dialect, SqlView, fetch, replace, write
 from flujo.state.workflow_state import document_of, state_of
-from flujo.status import RunStatus
 from flujo.transitions import purge
 
 T = TypeVar("T")
@@ -147,13 +145,8 @@ class SQLiteBackend(StateBackend):
     async def ready(
         self, now: datetime, limit: int = 100, *, fingerprints: Iterable[str] | None = None
     ) -> list[RunHead]:
-        known = None if fingerprints is None else set(fingerprints)
-        heads = self._select(RunHead, "status = {0} ORDER BY updated_at", RunStatus.QUEUED.value)
-        heads += self._select(RunHead, "wake_at <= {0} ORDER BY wake_at", isoformat(now))
-        running = self._select(RunHead, "status = {0}", RunStatus.RUNNING.value)
-        heads += [head for head in running if is_held(head, now) is None]
-        heads.sort(key=lambda head: head.updated_at)  # one that a dead worker left is not behind every queued one
-        return [head for head in heads if known is None or head.fingerprint in known][:limit]
+        with self._reading() as cursor:
+            return ready_runs(cursor, self._dialect, now, limit, fingerprints=fingerprints)
 
     async def run_ids(self) -> list[str]:
         with self._reading() as cursor:

@@ -8,7 +8,7 @@ from datetime import datetime
 from flujo.codec import RECORDS, columns, kinds
 from flujo.errors import CorruptState
 from flujo.records import AuditEvent, HumanTask, Record, RunHead
-from flujo.status import ACTIVE
+from flujo.status import ACTIVE, RunStatus
 
 SCHEMA_VERSION = 1
 TABLES: dict[type[Record], str] = {record: f"flujo_{record.table}" for record in RECORDS}
@@ -46,10 +46,13 @@ def create_tables(connection: sqlite3.Connection) -> None:
 def _statements() -> list[str]:
     tables = [_table(record) for record in RECORDS]
     run, events, tasks = TABLES[RunHead], TABLES[AuditEvent], TABLES[HumanTask]
+    order = "status, priority DESC, created_at, fingerprint"
+    queued = f"status = '{RunStatus.QUEUED.value}'"
     active = ", ".join(f"'{status.value}'" for status in sorted(ACTIVE))
     return [
         *tables,
-        f"CREATE INDEX IF NOT EXISTS {run}_by_status ON {run} (status, updated_at)",
+        f"CREATE INDEX IF NOT EXISTS {run}_by_status ON {run} (status)",
+        f"CREATE INDEX IF NOT EXISTS {run}_queued ON {run} ({order}) WHERE {queued}",
         f"CREATE INDEX IF NOT EXISTS {run}_by_wake_at ON {run} (wake_at) WHERE wake_at IS NOT NULL",
         f"CREATE INDEX IF NOT EXISTS {tasks}_open ON {tasks} (status, raised_at)",
         _refuse("update", f"UPDATE ON {events}", "audit events are never changed"),
