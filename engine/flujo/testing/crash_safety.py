@@ -204,6 +204,7 @@ class _Scenario:
         document = await self._stored(backend)
         verify_chain(list(await backend.events(self.run_id)), document.head)
         signals = document.rows.get(Signal, {}).values()
+        waits = [wait for wait in document.waits() if wait.kind is not Wait.RETRY]  # a lost attempt is a try, too
         steps = sorted((row.path, row.output, row.context_changes or "") for row in document.checkpoints())
         return {
             "the status": result.status.value,
@@ -214,7 +215,7 @@ class _Scenario:
             "the history": canonical.dump([list(step) for step in steps if not is_note(step[0])]),
             "the choices": canonical.dump([list(step) for step in steps if is_note(step[0])]),
             "the questions": str(sorted((task.path, task.status.value) for task in document.human_tasks())),
-            "the waits": str(sorted((wait.path, wait.status.value) for wait in document.waits())),
+            "the waits": str(sorted((wait.path, wait.status.value) for wait in waits)),
             "the signals": str(sorted((signal.name, signal.taken_by) for signal in signals)),
         }
 
