@@ -15,13 +15,13 @@ from typing import Any, ClassVar, TypeVar
 from django.db import DatabaseError, IntegrityError, InterfaceError, connections, transaction
 from django.utils import timezone
 from flujo import records
-from flujo.batch import Batch, Transition
+from flujo.batch import Batch, RunView, Transition
 from flujo.document import RunDocument
 from flujo.errors import BackendBusy, BackendError, Fenced, OutcomeUnknown
 from flujo.records import AuditEvent, Record, RunHead
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
 from flujo.state.ready import ready_runs
-from flujo.state.sql import Dialect, SqlView, fetch, replace, write
+from flujo.state.sql import Dialect, SqlView, fetch, replace, transact
 from flujo.state.workflow_state import document_of, state_of
 from flujo.transitions import purge
 
@@ -59,27 +59,31 @@ class DjangoBackend(StateBackend):
 
     # Writing
 
-    def transact_now(self, run_id: str, transition: Transition) -> Batch:
+    def transact_now(self, run_id: str, transition: Transition, *, known: RunHead | None = None) -> Batch:
         """Decide and write in one transaction, or in the caller's if one is open, which an error here leaves usable.
 
         Raises `Fenced`, `BackendBusy` and `BackendError`, never an error of the database's own.
         """
         check_run_id(run_id)
         with _translated(self.using):
-            return self._transact(run_id, transition)
+            return self._transact(run_id, transition, known)
 
-    def _transact(self, run_id: str, transition: Transition) -> Batch:
+    def _transact(self, run_id: str, transition: Transition, known: RunHead | None) -> Batch:
         connection = connections[self.using]
         nested = connection.in_atomic_block
         batch: Batch | None = None
+
+        def decide(view: RunView) -> Batch:
+            nonlocal batch
+            batch = transition(view)
+            return batch
+
         try:
             with transaction.atomic(using=self.using), connection.cursor() as cursor:
-                batch = transition(SqlView(cursor, _dialect(self.using), run_id))
-                if batch.writes:
-                    write(cursor, _dialect(self.using), batch)
+                batch = transact(cursor, _dialect(self.using), run_id, decide, known)
         except IntegrityError as error:
             if batch is not None and batch.before is None and self._exists(run_id):
-                return self._transact(run_id, transition)  # two starts of one id: the other one was first
+                return self._transact(run_id, transition, known)  # two starts of one id: the other one was first
             raise Fenced(f"Run {run_id} changed meanwhile ({error}). Nothing was written.") from error
         except (DatabaseError, InterfaceError) as error:
             if nested:
@@ -109,8 +113,8 @@ class DjangoBackend(StateBackend):
         stored = models.AuditEvent.objects.using(self.using).filter(run_id=batch.run_id, hash__in=chains)
         return bool(chains) and stored.count() == len(chains)
 
-    async def transact(self, run_id: str, transition: Transition) -> Batch:
-        return await self._in_thread(lambda: self.transact_now(run_id, transition))
+    async def transact(self, run_id: str, transition: Transition, *, known: RunHead | None = None) -> Batch:
+        return await self._in_thread(lambda: self.transact_now(run_id, transition, known=known))
 
     async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
         check_run_id(run_id)

@@ -90,7 +90,7 @@ class Hold:
             raise
 
     async def _commit(self, transition: Transition) -> Batch:
-        batch = await self.backend.transact(self.head.run_id, transition)
+        batch = await self.backend.transact(self.head.run_id, transition, known=self.head)
         if batch.kept.seq >= self.head.seq:
             self.head = batch.kept
         self.document.follow(batch)

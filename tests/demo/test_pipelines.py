@@ -13,7 +13,7 @@ from flujo import Flujo, Pause, PipelineResult, Reject, StateBackend
 from flujo.batch import Batch, RunView, Transition
 from flujo.clock import SystemClock
 from flujo.errors import BackendError, InvalidAnswer, InvalidInput
-from flujo.records import Checkpoint
+from flujo.records import Checkpoint, RunHead
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.status import Outcome, RunStatus
 from pytest_django import Settings
@@ -195,7 +195,7 @@ class LosesOneWrite(InMemoryBackend):
         super().__init__()
         self.path: str | None = path
 
-    async def transact(self, run_id: str, transition: Transition) -> Batch:
+    async def transact(self, run_id: str, transition: Transition, *, known: RunHead | None = None) -> Batch:
         def losing(view: RunView) -> Batch:
             batch = transition(view)
             if any(isinstance(row, Checkpoint) and row.path == self.path for row in batch.inserts):
@@ -203,7 +203,7 @@ class LosesOneWrite(InMemoryBackend):
                 raise BackendError
             return batch
 
-        return await super().transact(run_id, losing)
+        return await super().transact(run_id, losing, known=known)
 
 
 class AnHourLater(SystemClock):

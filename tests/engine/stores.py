@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,19 @@ class JsonFiles(StateBackend):
 
     async def delete_state(self, run_id: str) -> None:
         (self.folder / f"{run_id}.json").unlink(missing_ok=True)
+
+
+class TracedSQLite(SQLiteBackend):
+    """Notes the statements of every connection it opens."""
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        super().__init__(path, **options)
+        self.statements: list[str] = []
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = super()._connect()
+        connection.set_trace_callback(self.statements.append)
+        return connection
 
 
 @dataclass

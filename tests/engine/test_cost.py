@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import subprocess
 import sys
 from itertools import pairwise
@@ -12,12 +11,12 @@ from typing import Any
 import pytest
 from flujo import Pipeline, step
 from flujo.state.backends.file import FileBackend
-from flujo.state.backends.sqlite import SQLiteBackend
 
 from tests.engine.making import environment, runner_of
+from tests.engine.stores import TracedSQLite
 
 STEPS = 1_600
-STATEMENTS_PER_STEP = 10
+STATEMENTS_PER_STEP = 6
 
 
 def adding(count: int) -> Pipeline:
@@ -27,19 +26,6 @@ def adding(count: int) -> Pipeline:
         return (value + 1) % 10
 
     return Pipeline([step(name=f"step_{number:04}")(add) for number in range(count)])
-
-
-class Traced(SQLiteBackend):
-    """Notes the statements of every connection it opens."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, synchronous="NORMAL")
-        self.statements: list[str] = []
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = super()._connect()
-        connection.set_trace_callback(self.statements.append)
-        return connection
 
 
 async def test_step_appends_as_many_bytes_to_its_file_late_as_early(
@@ -54,7 +40,7 @@ async def test_step_appends_as_many_bytes_to_its_file_late_as_early(
 
 
 async def test_step_binds_as_many_bytes_and_statements_late_as_early(tmp_path: Path) -> None:
-    backend = Traced(tmp_path / "runs.db")
+    backend = TracedSQLite(tmp_path / "runs.db", synchronous="NORMAL")
     await runner_of(adding(STEPS), backend).run_async(0, run_id="r")
     await backend.close()
     commits = [index for index, text in enumerate(backend.statements) if text.startswith("COMMIT")]

@@ -109,7 +109,7 @@ async def test_store_that_loses_what_it_acknowledged_is_found() -> None:
     class Buffered(InMemoryBackend):
         kept = None
 
-        async def transact(self, run_id: str, transition: Any) -> Any:
+        async def transact(self, run_id: str, transition: Any, *, known: Any = None) -> Any:
             before = await self.load(run_id)
             batch = await super().transact(run_id, transition)
             self.kept = before

@@ -45,10 +45,12 @@ class StateBackend(ABC):
     async def delete_state(self, run_id: str) -> None:
         """Forget a run."""
 
-    async def transact(self, run_id: str, transition: Transition) -> Batch:
+    async def transact(self, run_id: str, transition: Transition, *, known: RunHead | None = None) -> Batch:
         """Load the run, let `transition` decide, and write what it decided; no other write comes in between.
 
-        An error that `transition` raises leaves the store as it was. Raises `BackendError` when the write failed.
+        `known` is the head as a worker last saw it: a backend whose write proves that it still stands may decide on it
+        instead of reading, and reads when it does not. `transition` is pure: it may be called more than once. An error
+        that it raises leaves the store as it was. Raises `BackendError` when the write failed.
         """
         check_run_id(run_id)
         async with _one_at_a_time(self, run_id):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, Protocol, TypeVar
 
-from flujo.batch import Batch
+from flujo.batch import Batch, Transition
 from flujo.codec import RECORDS, columns, isoformat, kinds
 from flujo.document import RunDocument
 from flujo.errors import CorruptState, Fenced
@@ -65,6 +66,18 @@ class Dialect:
             return self.time_to_db(value)
         return value.value if isinstance(value, StrEnum) else value
 
+    def row(self, record: Record) -> list[Any]:
+        """The values of a record's columns as the database takes them."""
+        of = _SHAPES[type(record)]
+        values = list(of.values(record))
+        for position in of.times:
+            if values[position] is not None:
+                values[position] = self.time_to_db(values[position])
+        for position in of.words:
+            if values[position] is not None:
+                values[position] = values[position].value
+        return values
+
     def select(self, record: type[Record], where: str = "run_id = {0}", suffix: str = "") -> str:
         """SELECT all columns of a record; `{0}` in `where` stands for a parameter."""
         key = (record, where, suffix)
@@ -96,10 +109,11 @@ class Dialect:
 class SqlView:
     """One run inside a transaction, read as a transition asks for it: a `RunView`."""
 
-    def __init__(self, cursor: Cursor, dialect: Dialect, run_id: str) -> None:
+    def __init__(self, cursor: Cursor, dialect: Dialect, run_id: str, *, known: RunHead | None = None) -> None:
         self.run_id = run_id
         self._cursor = cursor
         self._dialect = dialect
+        self._known = known
 
     def _rows(self, record: type[R], where: str = "run_id = {0}", *more: Any, suffix: str = "") -> list[R]:
         parameters = (self.run_id, *map(self._dialect.to_db, more))
@@ -107,7 +121,7 @@ class SqlView:
 
     @cached_property
     def head(self) -> RunHead | None:
-        return _only(self._rows(RunHead, suffix=self._dialect.lock))
+        return self._known or _only(self._rows(RunHead, suffix=self._dialect.lock))
 
     @cached_property
     def tombstone(self) -> Tombstone | None:
@@ -159,26 +173,55 @@ def fetch(
 ) -> list[R]:
     """The records that a condition selects. Raises `CorruptState` when a row is none."""
     cursor.execute(dialect.select(record, where, suffix), parameters)
-    readers = _READERS[record]
+    readers = _SHAPES[record].readers
+    found = []
     try:
-        return [
-            record(
-                *[
-                    value if read is None or value is None else read(value)
-                    for read, value in zip(readers, row, strict=True)
-                ]
-            )
-            for row in cursor.fetchall()
-        ]
-    except (TypeError, ValueError) as error:
+        for row in cursor.fetchall():
+            values = list(row)
+            for position, read in readers:
+                if values[position] is not None:
+                    values[position] = read(values[position])
+            found.append(record(*values))
+    except (KeyError, TypeError, ValueError) as error:
         raise CorruptState(f"A stored {record.__name__} cannot be read: {error}") from error
+    return found
+
+
+def transact(cursor: Cursor, dialect: Dialect, run_id: str, transition: Transition, known: RunHead | None) -> Batch:
+    """Decide and write in the caller's transaction.
+
+    A worker that says which head it knows saves its reading: the write changes the head only if that still stands, and
+    when it does not, nothing was written and the head is read. Raises `Fenced` when the run changed meanwhile.
+    """
+    batch = None if known is None else _on_known(cursor, dialect, transition, known)
+    if batch is None:
+        batch = transition(SqlView(cursor, dialect, run_id))
+        if batch.writes:
+            write(cursor, dialect, batch)
+    return batch
+
+
+def _on_known(cursor: Cursor, dialect: Dialect, transition: Transition, known: RunHead) -> Batch | None:
+    """What is decided on the known head, written; None when that head stands no longer, or no write proves it."""
+    try:
+        batch = transition(SqlView(cursor, dialect, known.run_id, known=known))
+    except Fenced:
+        return None
+    if batch.head is None or not batch.writes or not _move_head(cursor, dialect, known, batch.head):
+        return None
+    _write_rows(cursor, dialect, batch)
+    return batch
 
 
 def write(cursor: Cursor, dialect: Dialect, batch: Batch) -> None:
     """Write a batch into the caller's transaction. Raises `Fenced` when the run is no longer as `before` says."""
     _write_head(cursor, dialect, batch)
+    _write_rows(cursor, dialect, batch)
+
+
+def _write_rows(cursor: Cursor, dialect: Dialect, batch: Batch) -> None:
     for kind, rows in _by_kind(batch.inserts):
-        values = [dialect.to_db(getattr(row, name)) for row in rows for name in columns(kind)]
+        values = dialect.row(rows[0]) if len(rows) == 1 else [value for row in rows for value in dialect.row(row)]
         cursor.execute(dialect.insert(kind, len(rows)), values)
     for row in batch.updates:
         kind = type(row)
@@ -197,24 +240,30 @@ def replace(cursor: Cursor, dialect: Dialect, stored: RunDocument | None, docume
     for kind, rows in _by_kind(document.records()):
         for row in rows:
             if row not in known and not (kind is RunHead and stored is not None and stored.head is not None):
-                values = [dialect.to_db(getattr(row, name)) for name in columns(kind)]
-                cursor.execute(dialect.insert(kind, 1), values)
+                cursor.execute(dialect.insert(kind, 1), dialect.row(row))
 
 
 def _write_head(cursor: Cursor, dialect: Dialect, batch: Batch) -> None:
     before, after = batch.before, batch.head
     if before is None:
         assert after is not None  # a run that is not there is not deleted
-        cursor.execute(dialect.insert(RunHead, 1), [dialect.to_db(getattr(after, name)) for name in columns(RunHead)])
+        cursor.execute(dialect.insert(RunHead, 1), dialect.row(after))
     elif after is None:
         _delete(cursor, dialect, before)
-    else:
-        moved = tuple(name for name in columns(RunHead) if getattr(before, name) != getattr(after, name))
-        changed = moved or ("seq",)  # rows that leave the head as it is are fenced by it all the same
-        values = [dialect.to_db(getattr(after, name)) for name in changed]
-        sql = dialect.update(RunHead, changed, ("run_id", "seq", "fence", "status"))
-        cursor.execute(sql, [*values, before.run_id, before.seq, before.fence, before.status.value])
-        _check_one(cursor, before)
+    elif not _move_head(cursor, dialect, before, after):
+        raise _changed(before)
+
+
+def _move_head(cursor: Cursor, dialect: Dialect, before: RunHead, after: RunHead) -> bool:
+    """Change the head if it is still the one it was; False when it is not. This is the fence of every write."""
+    of = _SHAPES[RunHead]
+    pairs = zip(of.names, of.values(before), of.values(after), strict=True)
+    moved = {name: new for name, old, new in pairs if new is not old and new != old}
+    moved = moved or {"seq": after.seq}  # rows that leave the head as it is are fenced by it all the same
+    sql = dialect.update(RunHead, tuple(moved), ("run_id", "seq", "fence", "status"))
+    values = [*map(dialect.to_db, moved.values()), before.run_id, before.seq, before.fence, before.status.value]
+    cursor.execute(sql, values)
+    return cursor.rowcount == 1
 
 
 def _delete(cursor: Cursor, dialect: Dialect, before: RunHead) -> None:
@@ -223,18 +272,19 @@ def _delete(cursor: Cursor, dialect: Dialect, before: RunHead) -> None:
     terminal = ", ".join(f"'{RunStatus(status).value}'" for status in sorted(TERMINAL))
     condition = f"run_id = {dialect.mark} AND seq = {dialect.mark} AND status IN ({terminal})"
     cursor.execute(f"DELETE FROM {dialect.tables[RunHead]} WHERE {condition}", [before.run_id, before.seq])
-    _check_one(cursor, before)
-
-
-def _check_one(cursor: Cursor, before: RunHead) -> None:
     if cursor.rowcount != 1:
-        raise Fenced(f"Run {before.run_id} changed meanwhile. Nothing was written.")
+        raise _changed(before)
 
 
-def _by_kind(records: list[Record]) -> Iterator[tuple[type[Record], list[Record]]]:
-    kinds_in_order = dict.fromkeys(type(record) for record in records)
-    for kind in kinds_in_order:
-        yield kind, [record for record in records if type(record) is kind]
+def _changed(before: RunHead) -> Fenced:
+    return Fenced(f"Run {before.run_id} changed meanwhile. Nothing was written.")
+
+
+def _by_kind(records: list[Record]) -> Iterable[tuple[type[Record], list[Record]]]:
+    kinds_in_order: dict[type[Record], list[Record]] = {}
+    for record in records:
+        kinds_in_order.setdefault(type(record), []).append(record)
+    return kinds_in_order.items()
 
 
 def _only(rows: list[R]) -> R | None:
@@ -244,14 +294,29 @@ def _only(rows: list[R]) -> R | None:
 def _reader(kind: type) -> Callable[[Any], Any] | None:
     if kind is datetime:
         return _time_from_db
-    return kind if kind is bool or issubclass(kind, StrEnum) else None
+    if issubclass(kind, StrEnum):
+        return {member.value: member for member in kind}.__getitem__
+    return bool if kind is bool else None
 
 
 def _time_from_db(value: Any) -> datetime:
     moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    if moment.tzinfo is UTC:
+        return moment
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-_READERS: dict[type[Any], tuple[Callable[[Any], Any] | None, ...]] = {
-    record: tuple(_reader(kind) for kind in kinds(record).values()) for record in RECORDS
-}
+class _Shape:
+    """Where in a record's row the values stand that a database spells in its own way."""
+
+    def __init__(self, record: type[Any]) -> None:
+        of = list(kinds(record).values())
+        self.names = columns(record)
+        self.values: Callable[[Any], tuple[Any, ...]] = attrgetter(*self.names)
+        self.times = tuple(position for position, kind in enumerate(of) if kind is datetime)
+        self.words = tuple(position for position, kind in enumerate(of) if issubclass(kind, StrEnum))
+        readers = [(position, _reader(kind)) for position, kind in enumerate(of)]
+        self.readers = tuple((position, read) for position, read in readers if read is not None)
+
+
+_SHAPES: dict[type[Any], _Shape] = {record: _Shape(record) for record in RECORDS}

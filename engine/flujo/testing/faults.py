@@ -56,16 +56,18 @@ class FaultyBackend(StateBackend):
     def shared_by_processes(self) -> bool:  # type: ignore[override]  # the same
         return self.inner.shared_by_processes
 
-    async def transact(self, run_id: str, transition: Transition) -> Batch:
+    async def transact(self, run_id: str, transition: Transition, *, known: RunHead | None = None) -> Batch:
         mine: list[int] = []
 
         def watched(view: RunView) -> Batch:
             batch = transition(view)
-            if batch.writes:
-                mine[:] = [self._begin(run_id, _described(batch))]
+            if batch.writes and mine:  # a backend that decided on an old head decides once more
+                self._raise(mine[0], "before")
+            elif batch.writes:
+                mine.append(self._begin(run_id, _described(batch)))
             return batch
 
-        batch = await self.inner.transact(run_id, watched)
+        batch = await self.inner.transact(run_id, watched, known=known)
         self._end(mine)
         if batch.writes and batch.head is not None:
             self.acknowledged[run_id] = batch.head.seq

@@ -57,7 +57,7 @@ class FileBackend(StateBackend):
 
     # Writing
 
-    async def transact(self, run_id: str, transition: Transition) -> Batch:
+    async def transact(self, run_id: str, transition: Transition, *, known: RunHead | None = None) -> Batch:
         check_run_id(run_id)
         result: Batch = await in_thread(self._transact, run_id, transition)
         return result

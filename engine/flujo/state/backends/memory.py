@@ -26,7 +26,7 @@ class InMemoryBackend(StateBackend):
         self._runs: dict[str, RunDocument] = {}
         self._lock = threading.Lock()
 
-    async def transact(self, run_id: str, transition: Transition) -> Batch:
+    async def transact(self, run_id: str, transition: Transition, *, known: RunHead | None = None) -> Batch:
         check_run_id(run_id)
         with self._lock:
             document = self._runs.get(run_id) or RunDocument(run_id)

@@ -7,10 +7,10 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -24,24 +24,36 @@ from flujo.records import AuditEvent, RunHead, Tombstone
 from flujo.state.backends.sqlite_schema import TABLES, check_owner, create_tables
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
 from flujo.state.ready import ready_runs
-from flujo.state.sql import Dialect, SqlView, fetch, replace, write
+from flujo.state.sql import Dialect, SqlView, fetch, replace, transact
 from flujo.state.workflow_state import document_of, state_of
 from flujo.transitions import purge
 
 T = TypeVar("T")
 BUSY_SECONDS = 20.0
 MAX_SHARED = 200
+MAX_IDLE = 4
 _RETRY_SECONDS = 0.005
+_OF_THE_PARENT: list[list[sqlite3.Connection]] = []  # kept, since closing them would let go of the parent's locks
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Job:
     """Work for the writer thread: it runs inside a transaction, and its future is settled after the commit."""
 
     work: Callable[[sqlite3.Cursor], Any]
-    future: Future[Any] = field(default_factory=Future)
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
     result: Any = None
     error: BaseException | None = None
+
+    def settle(self) -> None:
+        """Tell who waits, in its loop. Whoever was cancelled waits no longer; the work is done all the same."""
+        if self.future.done():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
 
 
 class SQLiteBackend(StateBackend):
@@ -70,22 +82,17 @@ class SQLiteBackend(StateBackend):
         self._busy_seconds = busy_seconds
         self._clock = clock or SystemClock()
         self._writer: _Writer | None = None
+        self._readers = _Readers()
+        weakref.finalize(self, self._readers.close)
         self._guard = threading.Lock()
         self._known = False
         self._dialect = Dialect(tables=TABLES)
 
     # Writing
 
-    async def transact(self, run_id: str, transition: Transition) -> Batch:
+    async def transact(self, run_id: str, transition: Transition, *, known: RunHead | None = None) -> Batch:
         check_run_id(run_id)
-
-        def work(cursor: sqlite3.Cursor) -> Batch:
-            batch = transition(SqlView(cursor, self._dialect, run_id))
-            if batch.writes:
-                write(cursor, self._dialect, batch)
-            return batch
-
-        return await self._write(work)
+        return await self._write(lambda cursor: transact(cursor, self._dialect, run_id, transition, known))
 
     async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
         check_run_id(run_id)
@@ -108,9 +115,10 @@ class SQLiteBackend(StateBackend):
             await self.transact(run_id, gone)
 
     async def _write(self, work: Callable[[sqlite3.Cursor], T]) -> T:
-        job = _Job(work)
+        loop = asyncio.get_running_loop()
+        job = _Job(work, loop, loop.create_future())
         self._put(job)
-        result: T = await asyncio.shield(asyncio.wrap_future(job.future))
+        result: T = await job.future
         return result
 
     def _put(self, job: _Job) -> None:
@@ -160,14 +168,17 @@ class SQLiteBackend(StateBackend):
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Cursor]:
-        """A connection of its own for one read, in one snapshot."""
+        """A connection that nobody else uses meanwhile, in one snapshot."""
         with _translated(self.path):
-            connection = self._connect()
+            connection = self._readers.take() or self._connect()
             try:
                 connection.execute("BEGIN")
                 yield connection.cursor()
-            finally:
+                connection.execute("COMMIT")
+            except BaseException:
                 connection.close()
+                raise
+            self._readers.give_back(connection)
 
     # Connections
 
@@ -221,6 +232,36 @@ class SQLiteBackend(StateBackend):
                 writer.stop()
         if writer is not None:
             await asyncio.to_thread(writer.join)
+        self._readers.close()
+
+
+class _Readers:
+    """Connections kept open between reads: opening one takes longer than most reads."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._idle: list[sqlite3.Connection] = []
+
+    def take(self) -> sqlite3.Connection | None:
+        """One that nobody uses, if there is one. A child process leaves alone what its parent opened."""
+        if self._pid != os.getpid():
+            _OF_THE_PARENT.append(self._idle)
+            self._pid, self._idle = os.getpid(), []
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
+
+    def give_back(self, connection: sqlite3.Connection) -> None:
+        """Keep a connection that is in no transaction, unless enough are kept."""
+        if len(self._idle) < MAX_IDLE:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def close(self) -> None:
+        while (connection := self.take()) is not None:
+            connection.close()
 
 
 class _Writer:
@@ -245,7 +286,8 @@ class _Writer:
         self._thread.join()
 
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        more = True
+        while more and (job := self._jobs.get()) is not None:
             jobs, more = self._gather(job)
             try:
                 with _translated("the store"):
@@ -254,14 +296,19 @@ class _Writer:
                 self._drop_connection()
                 for failed in jobs:
                     failed.error = failed.error or error
-            for done in jobs:
-                if done.error is not None:
-                    done.future.set_exception(done.error)
-                else:
-                    done.future.set_result(done.result)
-            if not more:
-                break
+            self._tell(jobs)
+            del job, jobs  # nothing is kept of them while the thread waits
         self._drop_connection()
+
+    @staticmethod
+    def _tell(jobs: list[_Job]) -> None:
+        """Wake each loop once for all of its jobs."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
+        for job in jobs:
+            by_loop.setdefault(job.loop, []).append(job)
+        for loop, its in by_loop.items():
+            with suppress(RuntimeError):  # the loop was closed: nobody waits in it
+                loop.call_soon_threadsafe(_settle, its)
 
     def _gather(self, first: _Job) -> tuple[list[_Job], bool]:
         """All jobs that wait now; False when the last word was to stop."""
@@ -277,26 +324,44 @@ class _Writer:
         return jobs, True
 
     def _share_commit(self, jobs: list[_Job]) -> None:
-        """One transaction for all, a savepoint for each: a job that fails fails alone."""
+        """One transaction for all, in which a job that fails fails alone."""
         if self._connection is None:
             self._connection = self._connect()
         connection = self._connection
-        connection.execute("BEGIN IMMEDIATE")
+        cursor = connection.cursor()
+        cursor.execute("BEGIN IMMEDIATE")
         try:
-            cursor = connection.cursor()
-            for job in jobs:
-                self._one(connection, cursor, job)
+            if not self._all_clean(cursor, jobs):
+                cursor.execute("ROLLBACK")
+                cursor.execute("BEGIN IMMEDIATE")
+                for job in jobs:
+                    self._alone(cursor, job)
         except BaseException:
             if connection.in_transaction:
-                connection.execute("ROLLBACK")
+                cursor.execute("ROLLBACK")
             raise
         try:
-            connection.execute("COMMIT")
+            cursor.execute("COMMIT")
         except sqlite3.Error as error:
             self._settle(jobs, error)
 
-    def _one(self, connection: sqlite3.Connection, cursor: sqlite3.Cursor, job: _Job) -> None:
-        connection.execute("SAVEPOINT job")
+    def _all_clean(self, cursor: sqlite3.Cursor, jobs: list[_Job]) -> bool:
+        """Do all jobs, and say whether each was done or refused whole; savepoints are for when one was not."""
+        for job in jobs:
+            before = cursor.connection.total_changes
+            if not self._one(cursor, job) and cursor.connection.total_changes != before:
+                return False
+        return True
+
+    def _alone(self, cursor: sqlite3.Cursor, job: _Job) -> None:
+        cursor.execute("SAVEPOINT job")
+        if not self._one(cursor, job):
+            cursor.execute("ROLLBACK TO job")
+        cursor.execute("RELEASE job")
+
+    def _one(self, cursor: sqlite3.Cursor, job: _Job) -> bool:
+        """Do a job and keep its result or its error; False when it failed."""
+        job.error = None
         try:
             job.result = job.work(cursor)
         except sqlite3.IntegrityError as error:
@@ -305,9 +370,7 @@ class _Writer:
             raise
         except Exception as error:  # a transition's refusal, or any fault in it: this job's alone
             job.error = error
-        if job.error is not None:
-            connection.execute("ROLLBACK TO job")
-        connection.execute("RELEASE job")
+        return job.error is None
 
     def _settle(self, jobs: list[_Job], error: sqlite3.Error) -> None:
         """A COMMIT that failed may have been kept: a fresh connection tells for each job which it was."""
@@ -336,6 +399,11 @@ class _Writer:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _settle(jobs: list[_Job]) -> None:
+    for job in jobs:
+        job.settle()
 
 
 @contextmanager
