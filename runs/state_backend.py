@@ -165,6 +165,9 @@ class DjangoBackend(StateBackend):
     async def events(self, run_id: str) -> Iterable[AuditEvent]:
         return await self._select(AuditEvent, "run_id = {0} ORDER BY seq", run_id)
 
+    async def head(self, run_id: str) -> RunHead | None:
+        return next(iter(await self._select(RunHead, "run_id = {0}", run_id)), None)
+
     async def heads(self, *, limit: int = 100, after: str = "") -> list[RunHead]:
         return await self._select(RunHead, "run_id > {0} ORDER BY run_id LIMIT {1}", after, limit)
 

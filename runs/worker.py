@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Protocol
 
 from django.utils import timezone
-from flujo import Flujo, PipelineRegistry
+from flujo import Flujo, PipelineRegistry, watch
 from flujo.errors import Fenced, FlujoError, IllegalTransition, PipelineNotFound, RunIsLeased, RunNotFound
 from flujo.records import RunHead
 
@@ -91,6 +91,7 @@ class Worker:
         return self._thread.is_alive()
 
     def _hinted(self, run_id: str) -> None:
+        watch.hint(run_id)
         signals = self._ready.result()
         signals.call(signals.wake.set)
 

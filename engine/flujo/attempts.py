@@ -12,7 +12,7 @@ from flujo import canonical, transitions
 from flujo.branches import Suspended
 from flujo.context import Fields, PipelineContext, changes, fields_of, restore
 from flujo.errors import CorruptState, FlujoError, StepInputError, StepTimeout
-from flujo.hold import Hold
+from flujo.hold import Hold, Stop
 from flujo.result import output_type
 from flujo.retry import SHORT_WAIT, Retry, retry_after
 from flujo.status import AttemptOutcome
@@ -20,6 +20,8 @@ from flujo.step import Step
 from flujo.step_context import StepContext, StepNotFinished
 from flujo.threads import in_thread
 from flujo.transitions import AfterFailure, RetryDue, StepDone, StepError
+
+GRACE_SECONDS = 5.0
 
 
 class StepCancelled(FlujoError):
@@ -102,7 +104,8 @@ async def _until_due(hold: Hold, path: str) -> None:
     if wait is not None and wait.due_at is not None:
         if wait.due_at - hold.now() > SHORT_WAIT:
             raise Suspended(wait.due_at)
-        await hold.sleep_until(wait.due_at)
+        with hold.stoppable():
+            await hold.sleep_until(wait.due_at)
 
 
 def _failures(hold: Hold, path: str) -> int:
@@ -135,7 +138,8 @@ async def _attempt(hold: Hold, call: Call, number: int) -> StepDone:
         model = signature.context_model or hold.entry.context_model
         context, before = _own_context(model, call.fields)
         keywords[signature.context_parameter] = context
-    output = await _call(step, control, arguments, keywords)
+    with hold.stoppable(control):
+        output = await _call(hold, step, control, arguments, keywords)
     text = canonical.encode(output, signature.output, where=f"the output of step {call.path!r}")
     delta = changes(before, fields_of(context)) if context is not None else None
     return StepDone(
@@ -163,9 +167,12 @@ def _decode(call: Call, annotation: Any) -> Any:
         raise StepInputError(f"Step {call.path!r} cannot take what the step before it gave: {error}") from error
 
 
-async def _call(step: Step, control: StepContext, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+async def _call(hold: Hold, step: Step, control: StepContext, arguments: list[Any], keywords: dict[str, Any]) -> Any:
     """Call the function. Whatever ends the wait before it returns also raises the flag that a sync step can see."""
-    work = step.function(*arguments, **keywords) if step.is_async else in_thread(step.function, *arguments, **keywords)
+    if step.is_async:
+        work = step.function(*arguments, **keywords)
+    else:
+        work = _in_thread(hold, control, in_thread(step.function, *arguments, **keywords))
     try:
         if step.timeout is None:
             return await work
@@ -184,6 +191,20 @@ async def _call(step: Step, control: StepContext, arguments: list[Any], keywords
         if step.timeout is None or not limit.expired():
             raise
         raise StepTimeout(f"Step {step.name!r} did not finish within {step.timeout}.") from error
+
+
+async def _in_thread(hold: Hold, control: StepContext, thread: asyncio.Future[Any]) -> Any:
+    """Wait for a sync step. Nothing stops a thread, so one whose run is cancelled gets a while to see the flag."""
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        control.cancel()
+        if hold.stop_for is not Stop.CANCELLED or thread.cancelled():
+            raise
+        await asyncio.wait([thread], timeout=GRACE_SECONDS)
+        if not thread.done():
+            raise
+        return thread.result()
 
 
 async def _record(hold: Hold, call: Call, number: int, error: Exception, retry: Retry | None) -> StepError:

@@ -25,11 +25,15 @@ class Suspended(BaseException):
         self.until = until
 
 
+class Stopped(BaseException):
+    """This branch was interrupted in a step's own code, or between two of its attempts; so are all others."""
+
+
 Work = Callable[[], Awaitable[Any]]
 
 
 async def all_of(works: Sequence[Work], sleep_until: Callable[[datetime], Awaitable[None]]) -> list[Any]:
-    """Wait for all. A failure or the end of the run stops the others; a branch that waits does not.
+    """Wait for all. A failure or the end of the run stops the others; a branch that waits, or was stopped, does not.
 
     While others still work, a branch whose time has come is begun again.
     """
@@ -38,6 +42,7 @@ async def all_of(works: Sequence[Work], sleep_until: Callable[[datetime], Awaita
     resting: dict[int, datetime | None] = {}
     working: set[asyncio.Future[Any]] = set(tasks)
     alarm: asyncio.Future[None] | None = None
+    stopped = False
     try:
         while working:
             due = min((until for until in resting.values() if until is not None), default=None)
@@ -45,9 +50,10 @@ async def all_of(works: Sequence[Work], sleep_until: Callable[[datetime], Awaita
             watched = working if alarm is None else {*working, alarm}
             finished, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
             for task in finished & working:
-                rest = _suspended(task)
+                rest = _rest(task)
                 if rest is not None:
-                    resting[numbers[task]] = rest.until
+                    resting[numbers[task]] = rest.until if isinstance(rest, Suspended) else None
+                    stopped = stopped or isinstance(rest, Stopped)
             working -= finished
             if alarm is not None and not alarm.cancel():
                 for number in [number for number, until in resting.items() if until == due]:
@@ -60,6 +66,8 @@ async def all_of(works: Sequence[Work], sleep_until: Callable[[datetime], Awaita
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+    if stopped:
+        raise Stopped
     if resting:
         raise Suspended(min((until for until in resting.values() if until is not None), default=None))
     return [task.result() for task in tasks]
@@ -69,10 +77,10 @@ async def _ring(sleep_until: Callable[[datetime], Awaitable[None]], due: datetim
     await sleep_until(due)
 
 
-def _suspended(task: asyncio.Future[Any]) -> Suspended | None:
-    """How a finished branch waits, None when it has a result; any other way not to have one is raised."""
+def _rest(task: asyncio.Future[Any]) -> Suspended | Stopped | None:
+    """How a finished branch came to rest, None when it has a result; any other way not to have one is raised."""
     error = task.exception()
-    if error is None or isinstance(error, Suspended):
+    if error is None or isinstance(error, Suspended | Stopped):
         return error
     raise error
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Any
 
 from flujo import transitions
 from flujo.batch import Transition
-from flujo.branches import Suspended
+from flujo.branches import Stopped, Suspended
 from flujo.errors import BackendError, Fenced, FlujoError
-from flujo.hold import Hold
+from flujo.hold import Hold, Stop
+from flujo.records import RunHead
 from flujo.status import RunStatus, Wait
 from flujo.walk import Ended, Failed, Walk
+from flujo.watch import Watch
 from flujo.ways import WAYS
 
 
@@ -21,18 +22,20 @@ class Execution:
 
     def __init__(self, hold: Hold) -> None:
         self.hold = hold
-        self._interrupted: str | None = None
         self._stirred = asyncio.Event()
 
     async def run(self) -> None:
         """Work until the run pauses or ends, or the drain is asked for. Raises `Fenced` when the lease is lost."""
-        main = asyncio.current_task()
-        assert main is not None  # a coroutine runs in a task
-        heartbeat = asyncio.create_task(self._beat(main), name=f"flujo-heartbeat {self.hold.head.run_id}")
+        run_id, shared = self.hold.head.run_id, self.hold.backend.shared_by_processes
+        heartbeat = asyncio.create_task(self._beat(), name=f"flujo-heartbeat {run_id}")
         try:
-            await self._work()
+            with Watch(run_id, self._look, shared=shared):
+                await self._work()
+        except Stopped:
+            await self._stopped()
         except asyncio.CancelledError:
-            await self._interrupt(main)
+            await self._commit_quietly(transitions.release(fence=self.hold.fence, now=self.hold.now()))
+            raise
         except Fenced:
             await self._ended_elsewhere()
         except Exception:
@@ -80,7 +83,8 @@ class Execution:
         self._stirred.clear()
         waits = [asyncio.ensure_future(self.hold.sleep_until(until)), asyncio.ensure_future(self._stirred.wait())]
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            with self.hold.stoppable():
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
@@ -92,13 +96,9 @@ class Execution:
         if self.hold.head.fence != self.hold.fence or self.hold.head.status is RunStatus.RUNNING:
             raise Fenced(f"Run {self.hold.head.run_id} was taken over by another worker. Nothing was written.")
 
-    async def _interrupt(self, main: asyncio.Task[Any]) -> None:
-        """The heartbeat interrupts for a lost lease or a cancellation; anyone else by cancelling the task."""
-        if self._interrupted is None:
-            await self._commit_quietly(transitions.release(fence=self.hold.fence, now=self.hold.now()))
-            raise asyncio.CancelledError
-        main.uncancel()
-        if self._interrupted == "cancelled":
+    async def _stopped(self) -> None:
+        """Between the steps is a safe point, at which a cancellation that was asked for takes effect."""
+        if self.hold.stop_for is Stop.CANCELLED:
             await self._commit_quietly(transitions.cancel_here(fence=self.hold.fence, now=self.hold.now()))
         else:
             await self._ended_elsewhere()
@@ -117,18 +117,28 @@ class Execution:
         except Fenced:
             await self.hold.reload()
 
-    async def _beat(self, main: asyncio.Task[Any]) -> None:
-        while self._interrupted is None:
+    # While the work goes on
+
+    async def _beat(self) -> None:
+        while self.hold.stop_for is None:
             await self.hold.clock.sleep(self.hold.lease.total_seconds() / 3)
             try:
                 renewal = transitions.renew(fence=self.hold.fence, lease=self.hold.lease, now=self.hold.now())
-                batch = await self.hold.backend.transact(self.hold.head.run_id, renewal)
+                self._judge((await self.hold.backend.transact(self.hold.head.run_id, renewal)).head)
             except Fenced:
-                self._interrupted = "fenced"
+                self.hold.stop(Stop.FENCED)
             except BackendError:
                 continue  # a store that is away for a moment may be back before the lease ends
-            else:
-                self._interrupted = "cancelled" if batch.kept.cancel_requested else None
-                if batch.kept.seq > self.hold.head.seq:
-                    self._stirred.set()
-        main.cancel()
+
+    async def _look(self) -> None:
+        with suppress(BackendError):  # the heartbeat looks too
+            self._judge(await self.hold.backend.head(self.hold.head.run_id))
+
+    def _judge(self, head: RunHead | None) -> None:
+        """Stop when the store says that the run is no longer ours, or is to be cancelled; else see what is new."""
+        if head is None or head.fence != self.hold.fence or head.status is not RunStatus.RUNNING:
+            self.hold.stop(Stop.FENCED)
+        elif head.cancel_requested:
+            self.hold.stop(Stop.CANCELLED)
+        elif head.seq > self.hold.head.seq:
+            self._stirred.set()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
 
 from flujo import transitions
 from flujo.batch import Batch, Transition
+from flujo.branches import Stopped
 from flujo.clock import Clock
 from flujo.document import RunDocument
 from flujo.paths import is_note
@@ -15,9 +19,17 @@ from flujo.registry import RegisteredPipeline
 from flujo.result import StepResult, step_result
 from flujo.state.base import StateBackend
 from flujo.status import RunStatus
+from flujo.step_context import StepContext
 from flujo.transitions import Position, StepDone
 
 Progress = Callable[[StepResult], None]
+
+
+class Stop(StrEnum):
+    """Why the work on a run is to stop at once."""
+
+    CANCELLED = "cancelled"
+    FENCED = "fenced"
 
 
 class Hold:
@@ -50,6 +62,8 @@ class Hold:
         self.drain = drain
         self.patient = patient
         self.branches = 0
+        self.stop_for: Stop | None = None
+        self._stoppable: dict[asyncio.Task[Any], StepContext | None] = {}
         self._numbers: dict[str, int] = {}
         self._count_attempts()
 
@@ -72,6 +86,42 @@ class Hold:
         """Wait for an instant; the clock may go back meanwhile."""
         while (seconds := (moment - self.now()).total_seconds()) > 0:
             await self.clock.sleep(seconds)
+
+    def stop(self, why: Stop) -> None:
+        """Interrupt what may be interrupted now, and refuse to begin more of it. Writes are seen through."""
+        if self.stop_for is not None:
+            return
+        self.stop_for = why
+        for task, control in self._stoppable.items():
+            if control is not None:
+                control.cancel()
+            task.cancel()
+
+    @contextmanager
+    def stoppable(self, control: StepContext | None = None) -> Iterator[None]:
+        """A block in which `stop` interrupts this task. Raises `Stopped`, unless what was interrupted has finished."""
+        if self.stop_for is not None:
+            raise Stopped
+        task = asyncio.current_task()
+        assert task is not None  # a coroutine runs in a task
+        self._stoppable[task] = control
+        try:
+            yield
+        except asyncio.CancelledError as error:
+            if self._still_cancelled(task):
+                raise
+            raise Stopped from error
+        except BaseException:
+            self._still_cancelled(task)
+            raise
+        else:
+            self._still_cancelled(task)
+        finally:
+            del self._stoppable[task]
+
+    def _still_cancelled(self, task: asyncio.Task[Any]) -> bool:
+        """Take back the cancellation that `stop` made; whether someone else cancels the task as well."""
+        return bool(task.uncancel()) if self.stop_for is not None else True
 
     async def commit(self, transition: Transition) -> Batch:
         """Write under this hold's fencing token. Raises `Fenced` when it no longer holds the run.

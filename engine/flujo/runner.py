@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from flujo import canonical, transitions
+from flujo import canonical, transitions, watch
 from flujo.admission import checked_priority, run_id_for
 from flujo.bridge import wait_for
 from flujo.clock import Clock, SystemClock
@@ -201,6 +201,7 @@ class Flujo:
         decided = await self.backend.transact(
             run_id, transitions.decide(answer, now=self.clock.now(), claim=self._terms(entry), facts={})
         )
+        watch.hint(run_id)  # a rejection ends the run, whatever another worker does beside the question
         if decided.writes and decided.kept.status is RunStatus.RUNNING and decided.before != decided.kept:
             if decided.before is not None and decided.before.fence == decided.kept.fence:
                 return result_of(entry, await self._load(run_id))  # a worker that runs a sibling branch goes on with it
@@ -274,10 +275,16 @@ class Flujo:
         return wait_for(self.cancel_async(run_id, **options), twin="cancel_async(...)")
 
     async def cancel_async(self, run_id: str, *, actor: str = "", reason: str = "") -> PipelineResult:
-        """Cancel a waiting run; a running one stops at its worker's next safe point. Cancelled is final."""
+        """Cancel a waiting run, or one whose worker is gone; a running one stops at its worker's next safe point.
+
+        The request is stored before it is acted on. A worker in this process hears of it at once, one elsewhere within
+        a second: it interrupts async steps (`CancelledError`) and raises `ctx.cancelled` for sync ones. Cancelled is
+        final. Raises `RunFinished`, `RunCancelled`.
+        """
         entry = self._entry_of(await self._load(run_id))
         asked = transitions.cancel(actor=actor, reason=reason, now=self.clock.now(), facts={})
         await self.backend.transact(run_id, asked)
+        watch.hint(run_id)
         return result_of(entry, await self._load(run_id))
 
     # What the calls share

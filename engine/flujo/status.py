@@ -66,6 +66,7 @@ class AttemptOutcome(StrEnum):
     FAILED = "failed"
     LOST = "lost"
     RELEASED = "released"
+    CANCELLED = "cancelled"
 
 
 class EventKind(StrEnum):

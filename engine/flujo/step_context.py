@@ -54,7 +54,10 @@ class StepContext:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the step should stop: its run was cancelled, its lease lost or its time is up."""
+        """Whether the step should stop: its run was cancelled, its lease lost or its time is up.
+
+        A step that sees it should raise, or return what it has: what it returns may be saved as its result.
+        """
         return self._cancelled
 
     def cancel(self) -> None:

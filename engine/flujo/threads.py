@@ -26,15 +26,15 @@ def _start_anew() -> None:
 os.register_at_fork(after_in_child=_start_anew)
 
 
-async def in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call `function` in a thread and wait for it. Cancelling the wait leaves the thread running."""
+def in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+    """Call `function` in a thread; await the future for its result. Cancelling the future leaves the thread running."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
     context = contextvars.copy_context()
     _jobs.put((loop, future, lambda: context.run(function, *args, **kwargs)))
     if not _idle.acquire(blocking=False):
         threading.Thread(target=_serve, name="flujo-step", daemon=True).start()
-    return await future
+    return future
 
 
 def _serve() -> None:

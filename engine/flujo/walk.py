@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from flujo import canonical, transitions
 from flujo.attempts import Failure, described
-from flujo.branches import Suspended
+from flujo.branches import Stopped, Suspended
 from flujo.context import Fields, changes, fold
 from flujo.hold import Hold
 from flujo.human import HumanStep
@@ -119,6 +119,8 @@ class Walk:
         if done is None:
             if not self.hold.held:
                 raise Ended
+            if self.hold.stop_for is not None:
+                raise Stopped
             if self.hold.draining:
                 raise Suspended
             await self._ways[spot.node.kind](self, spot)
@@ -133,7 +135,7 @@ class Walk:
     async def save(self, spot: Spot, done: StepDone) -> None:
         """Commit what a node gave, and where the run stands now. Raises `Ended` when it was cancelled here."""
         await self.hold.save(done, self._then(spot))
-        if spot.scope.position is None and not self.hold.held and spot.following is not None:
+        if not self.hold.held and not (spot.scope.position is None and spot.following is None):
             raise Ended  # cancelled at this safe point
 
     def _then(self, spot: Spot) -> Position:
@@ -167,6 +169,8 @@ class Walk:
         done = StepDone(path, spot.name, spot.top_index, 0, text, None, now, abandons=abandons)
         head = self.hold.head
         await self.hold.save(done, Position(head.step_index, head.step_name))
+        if not self.hold.held:
+            raise Ended  # cancelled at this safe point
 
     def noted(self, path: str) -> Any:
         """The fact that `note` saved at this path, or None."""

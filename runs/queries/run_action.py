@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from django.utils import timezone
 from flujo.status import ACTIVE, RunStatus, TaskStatus, WaitStatus
 
 from runs import access
 from runs.models import HumanTask, Run, RunWait
-from runs.queries.run_header import RunHeader, header, not_granted
+from runs.queries.run_header import CANCELLING, RunHeader, header, not_granted
+from runs.queries.run_list import is_stalled
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +29,14 @@ def cancelling(user: access.User, run: Run) -> ActionPage:
     elif not access.may(user, "cancel", run.pipeline):
         why_not = not_granted("cancel", run)
     else:
-        why_not = "Cancelling is under way: the run stops after its current step." if run.cancel_requested else ""
+        why_not = CANCELLING if run.cancel_requested else ""
     return ActionPage(header(user, run), _on_cancel(run), why_not)
 
 
 def _on_cancel(run: Run) -> list[str]:
     said = ["Cancelling is final. To do the work after all, start a new run."]
-    if run.status == RunStatus.RUNNING:
-        said.insert(0, f"The worker is asked to stop; the step {run.step_name} is not interrupted and is still saved.")
+    if run.status == RunStatus.RUNNING and not is_stalled(run, timezone.now()):
+        said.insert(0, f"The worker is told to stop. It interrupts step {run.step_name} where that can be done.")
     else:
         said.insert(0, "The run ends at once." + (f" Step {run.step_name} is not done." if run.step_name else ""))
     open_tasks = HumanTask.objects.filter(run=run, status=TaskStatus.OPEN).values_list("name", flat=True)

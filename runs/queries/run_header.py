@@ -15,6 +15,8 @@ from runs.models import Run
 from runs.queries.run_list import is_stalled, state_word
 from runs.registry import registry
 
+CANCELLING = "Cancelling is under way: the run stops at its next safe point."
+
 
 @dataclass(frozen=True, slots=True)
 class Action:
@@ -85,7 +87,7 @@ def _actions(user: access.User, run: Run) -> list[Action]:
 def _no_cancel(user: access.User, run: Run) -> str:
     if not access.may(user, "cancel", run.pipeline):
         return not_granted("cancel", run)
-    return "Cancelling is under way: the run stops after its current step." if run.cancel_requested else ""
+    return CANCELLING if run.cancel_requested else ""
 
 
 def not_granted(verb: str, run: Run) -> str:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def cancel(*, actor: access.User, run_id: str, reason: str, origin: Origin) -> Run:
-    """Cancel a waiting run at once; a running one stops at its worker's next safe point. Final either way.
+    """Cancel a waiting run, or one whose worker is gone, at once; a running one stops at its worker's next safe point.
+    Final either way. A worker in this process hears of it at once, one elsewhere within a second.
 
     Raises `RunNotFound`, `NotAllowed`, `RunFinished`, `RunCancelled`.
     """

@@ -20,6 +20,6 @@ from runs.views.run_action import confirm
 def cancel(request: HttpRequest, run: Run) -> HttpResponse:
     def act(reason: str) -> str:
         after = cancel_run(actor=request.user, run_id=run.pk, reason=reason, origin=origin_of(request))
-        return "The run stops after its current step." if after.active else "The run is cancelled."
+        return "The run is being stopped." if after.active else "The run is cancelled."
 
     return confirm(request, "run/cancel.html", cancelling(request.user, run), act)

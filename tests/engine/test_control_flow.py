@@ -215,7 +215,7 @@ async def test_no_attempt_stays_open_when_an_operator_ends_the_run_beside_it(bac
     ended = await flujo.run_async(1, run_id="r")
     attempts = (await document_of(backend, "r")).attempts()
     assert ended.status is RunStatus.CANCELLED
-    assert [attempt.outcome for attempt in attempts] == [AttemptOutcome.RELEASED]
+    assert [attempt.outcome for attempt in attempts] == [AttemptOutcome.CANCELLED]
 
 
 async def test_a_rejection_inside_a_construct_says_what_it_leads_to(backend: StateBackend) -> None:

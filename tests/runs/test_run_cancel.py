@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
+from django.utils import timezone
+from flujo.lease import this_process
 
 from runs.models import AuditEvent, Run, SiteEvent
 from tests.runs import factories
@@ -25,6 +29,10 @@ def status() -> str:
     return Run.objects.get(pk="r1").status
 
 
+def held_run() -> None:
+    factories.running_run("r1", lease_expires_at=timezone.now() + timedelta(minutes=1), holder=this_process().to_json())
+
+
 def test_cancel_page_says_what_will_happen_and_changes_nothing(client: Client) -> None:
     factories.paused_run("r1")
     page = client.get(URL).content.decode()
@@ -34,9 +42,9 @@ def test_cancel_page_says_what_will_happen_and_changes_nothing(client: Client) -
     assert status() == "paused"
 
 
-def test_cancel_of_a_running_run_promises_to_let_its_step_finish(client: Client) -> None:
-    factories.running_run("r1")
-    assert "the step price is not interrupted and is still saved" in client.get(URL).content.decode()
+def test_cancel_of_a_running_run_says_that_its_step_is_interrupted(client: Client) -> None:
+    held_run()
+    assert "It interrupts step price where that can be done." in client.get(URL).content.decode()
 
 
 def test_cancel_ends_a_waiting_run_closes_its_request_and_keeps_the_reason(client: Client) -> None:
@@ -51,11 +59,18 @@ def test_cancel_ends_a_waiting_run_closes_its_request_and_keeps_the_reason(clien
 
 
 def test_cancel_asks_a_running_run_to_stop(client: Client) -> None:
-    factories.running_run("r1")
+    held_run()
     page = client.post(URL, REASON, follow=True).content.decode()
-    assert "The run stops after its current step." in page
+    assert "The run is being stopped." in page
     assert Run.objects.get(pk="r1").cancel_requested
     assert status() == "running"
+
+
+def test_cancel_ends_a_run_at_once_whose_worker_is_gone(client: Client) -> None:
+    factories.running_run("r1")
+    assert "The run ends at once." in client.get(URL).content.decode()
+    client.post(URL, REASON)
+    assert status() == "cancelled"
 
 
 @pytest.mark.parametrize("reason", ["", "   ", "x" * 1001])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from flujo.status import RunStatus
 from runs import dispatch
 from runs.models import AuditEvent, Run
 from runs.services import start as start_service
+from runs.services.cancel import cancel
 from runs.services.origin import Origin
 from runs.sweeper import Sweeper
 from runs.worker import Worker
@@ -213,3 +215,22 @@ def test_hint_is_told_to_every_listener_and_a_broken_one_harms_nobody(caplog: py
     dispatch.hint("after")
     assert heard == ["one"]
     assert "No ears." in caplog.text
+
+
+def test_cancelling_on_the_console_interrupts_a_step_of_the_worker_beside_it(
+    registry: PipelineRegistry, queue: Start
+) -> None:
+    begun = Event()
+
+    @step
+    async def long() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    run = queue(long)
+    boss = factories.user("boss", can=["view", "cancel"])
+    with working(registry):
+        assert begun.wait(5)
+        cancel(actor=boss, run_id=run.pk, reason="enough", origin=Origin("ui"))
+        eventually(lambda: status(run) == RunStatus.CANCELLED, patience=4)
+    assert run.attempts.get().outcome == "cancelled"

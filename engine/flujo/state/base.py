@@ -68,6 +68,11 @@ class StateBackend(ABC):
         state = await self.load_state(run_id)
         return None if state is None else document_of(run_id, state)
 
+    async def head(self, run_id: str) -> RunHead | None:
+        """The one row of a run that changes; None for an unknown or deleted id."""
+        document = await self.load(run_id)
+        return None if document is None else document.head
+
     async def heads(self, *, limit: int = 100, after: str = "") -> list[RunHead]:
         """Up to `limit` runs in the order of their ids, beginning after the id `after`."""
         raise BackendCannot(f"{type(self).__name__} cannot list its runs. Use one of the built-in backends.")

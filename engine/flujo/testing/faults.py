@@ -107,6 +107,9 @@ class FaultyBackend(StateBackend):
     async def load(self, run_id: str) -> RunDocument | None:
         return await self.inner.load(run_id)
 
+    async def head(self, run_id: str) -> RunHead | None:
+        return await self.inner.head(run_id)
+
     async def heads(self, *, limit: int = 100, after: str = "") -> list[RunHead]:
         return await self.inner.heads(limit=limit, after=after)
 

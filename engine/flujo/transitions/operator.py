@@ -21,10 +21,11 @@ from flujo.errors import (
     RunFinished,
     StaleDecision,
 )
+from flujo.lease import is_held
 from flujo.paths import is_top
 from flujo.records import Checkpoint, Decision, HumanTask, RunHead, Signal, Tombstone
 from flujo.status import DecisionOutcome, EventKind, Outcome, RunStatus, TaskStatus, Wait
-from flujo.transitions.rules import ClaimTerms, end, take
+from flujo.transitions.rules import ClaimTerms, end, lose_attempts, take
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +191,10 @@ def receive(
 
 
 def cancel(*, actor: str, reason: str, now: datetime, facts: dict[str, Any]) -> Transition:
-    """Cancel a waiting run at once; ask a running one to stop at its next safe point. Asking twice changes nothing."""
+    """Cancel a waiting run, or one whose worker is gone, at once; ask a running one to stop at its next safe point.
+
+    Asking twice changes nothing. Raises `RunCancelled`, `RunFinished`.
+    """
 
     def transition(view: RunView) -> Batch:
         head = required(view)
@@ -198,13 +202,16 @@ def cancel(*, actor: str, reason: str, now: datetime, facts: dict[str, Any]) -> 
             raise RunCancelled(f"Run {head.run_id} is cancelled already.")
         if not head.active:
             raise RunFinished(f"Run {head.run_id} is {head.status.value}: there is nothing to cancel.")
-        if head.cancel_requested:
+        held = is_held(head, now) is not None
+        if held and head.cancel_requested:
             return unchanged(view)
         draft = Draft(view, now, actor=actor)
-        if head.status is RunStatus.RUNNING:
+        if held:
             draft.set(cancel_requested=True)
             draft.event(EventKind.RUN_CANCEL_REQUESTED, reason=reason, **facts)
             return draft.batch()
+        if head.status is RunStatus.RUNNING:
+            lose_attempts(draft)
         because = f"the run was cancelled by {actor or 'its program'}"
         end(draft, RunStatus.CANCELLED, EventKind.RUN_CANCELLED, closing=because, reason=reason, **facts)
         return draft.batch()

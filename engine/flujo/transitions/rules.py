@@ -52,7 +52,6 @@ def take(draft: Draft, terms: ClaimTerms) -> None:
             f"{head.fingerprint[:12]}, but the registered one has {terms.fingerprint[:12]}: its steps changed. "
             "Register the pipeline as it was, and give the changed one a new version."
         )
-    abandoned = draft.view.open_attempts() if head.status is RunStatus.RUNNING else []
     draft.set(
         status=RunStatus.RUNNING,
         wait=None,
@@ -62,16 +61,23 @@ def take(draft: Draft, terms: ClaimTerms) -> None:
         lease_expires_at=draft.now + terms.lease,
         started_at=head.started_at or draft.now,
     )
-    for attempt in abandoned:
-        draft.update(dataclasses.replace(attempt, finished_at=draft.now, outcome=AttemptOutcome.LOST))
-        draft.event(EventKind.LEASE_LOST, attempt.path, attempt=attempt.number, lost_fence=attempt.fence)
+    lost = lose_attempts(draft) if head.status is RunStatus.RUNNING else []
     draft.event(EventKind.RUN_CLAIMED, holder=str(terms.holder))
     if draft.head.cancel_requested:
         end(draft, RunStatus.CANCELLED, EventKind.RUN_CANCELLED)
         return
     path = terms.first_attempt(draft.head)
     if path is not None:
-        begin(draft, path, lost_now=len([a for a in abandoned if a.path == path]))
+        begin(draft, path, lost_now=len([a for a in lost if a.path == path]))
+
+
+def lose_attempts(draft: Draft) -> list[Attempt]:
+    """Record the attempts that a worker who is gone left open as lost."""
+    abandoned = draft.view.open_attempts()
+    for attempt in abandoned:
+        draft.update(dataclasses.replace(attempt, finished_at=draft.now, outcome=AttemptOutcome.LOST))
+        draft.event(EventKind.LEASE_LOST, attempt.path, attempt=attempt.number, lost_fence=attempt.fence)
+    return abandoned
 
 
 def begin(draft: Draft, path: str, *, lost_now: int = 0) -> None:
@@ -110,8 +116,10 @@ def end(draft: Draft, status: RunStatus, kind: EventKind, *, path: str = "", clo
     decided = path if kind is EventKind.RUN_REJECTED else ""
     close_human_tasks(draft, closing or f"the run is {status.value}", but=decided)
     close_waits(draft)
-    if status is not RunStatus.COMPLETED:
-        release_attempts(draft)
+    if status is RunStatus.CANCELLED:
+        give_up_attempts(draft, AttemptOutcome.CANCELLED)
+    elif status is RunStatus.FAILED:
+        give_up_attempts(draft, AttemptOutcome.RELEASED)
     draft.set(status=status, wait=None, holder=None, lease_expires_at=None, wake_at=None, finished_at=draft.now)
     if status is RunStatus.COMPLETED and draft.head.outcome is Outcome.REJECTED:
         data["outcome"] = Outcome.REJECTED.value
@@ -177,11 +185,11 @@ def is_due(head: RunHead, now: datetime) -> bool:
     return head.status is RunStatus.PAUSED and head.wake_at is not None and head.wake_at <= now
 
 
-def release_attempts(draft: Draft) -> None:
-    """Record that this worker gives up its open attempts, except those that this very transition ends."""
+def give_up_attempts(draft: Draft, outcome: AttemptOutcome) -> None:
+    """Record why this worker gives up its open attempts, except those that this very transition ends."""
     over = {row.key_values() for row in draft.updates if isinstance(row, Attempt)}
     done = {row.path for row in draft.inserts if isinstance(row, Checkpoint)}
     for attempt in draft.view.open_attempts():
         if attempt.key_values() in over or attempt.path in done:
             continue
-        draft.update(dataclasses.replace(attempt, finished_at=draft.now, outcome=AttemptOutcome.RELEASED))
+        draft.update(dataclasses.replace(attempt, finished_at=draft.now, outcome=outcome))

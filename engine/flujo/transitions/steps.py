@@ -282,6 +282,10 @@ def _expire(draft: Draft, wait: RunWait) -> None:
 
 
 def _fail(draft: Draft, path: str, error: StepError) -> None:
+    """Fail the run; one that was to be cancelled is, though its last step failed meanwhile: cancelled is final."""
+    if draft.has("cancel_requested"):
+        end(draft, RunStatus.CANCELLED, EventKind.RUN_CANCELLED)
+        return
     draft.set(error_type=error.type, error_message=error.message)
     end(draft, RunStatus.FAILED, EventKind.RUN_FAILED, path=path, error_type=error.type)
 

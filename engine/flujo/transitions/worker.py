@@ -11,8 +11,8 @@ from flujo.batch import GENESIS, Batch, Draft, RunView, Transition, required, un
 from flujo.errors import IdempotencyConflict, RunCancelled, RunConflict, RunFailed, RunFinished, RunIsLeased, RunWaits
 from flujo.lease import is_held
 from flujo.records import RunHead, RunInput, RunWait
-from flujo.status import EventKind, RunStatus, Wait
-from flujo.transitions.rules import ClaimTerms, end, is_due, mine, pause_here, release_attempts, take, waiting
+from flujo.status import AttemptOutcome, EventKind, RunStatus, Wait
+from flujo.transitions.rules import ClaimTerms, end, give_up_attempts, is_due, mine, pause_here, take, waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +196,12 @@ def release(*, fence: int, now: datetime) -> Transition:
     """Give the run back to the queue: this worker stops, another one goes on from the last checkpoint."""
 
     def decide(view: RunView) -> Batch:
-        mine(view, fence)
+        head = mine(view, fence)
         draft = Draft(view, now)
-        release_attempts(draft)
+        if head.cancel_requested:  # perhaps nobody would take the run up again, only to end it
+            end(draft, RunStatus.CANCELLED, EventKind.RUN_CANCELLED)
+            return draft.batch()
+        give_up_attempts(draft, AttemptOutcome.RELEASED)
         draft.set(status=RunStatus.QUEUED, holder=None, lease_expires_at=None)
         draft.event(EventKind.RUN_RELEASED)
         return draft.batch()
