@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import logging
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -20,6 +23,8 @@ from flujo.step import Step
 from flujo.step_context import StepContext, StepNotFinished
 from flujo.threads import in_thread
 from flujo.transitions import AfterFailure, RetryDue, StepDone, StepError
+
+logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 5.0
 
@@ -169,10 +174,8 @@ def _decode(call: Call, annotation: Any) -> Any:
 
 async def _call(hold: Hold, step: Step, control: StepContext, arguments: list[Any], keywords: dict[str, Any]) -> Any:
     """Call the function. Whatever ends the wait before it returns also raises the flag that a sync step can see."""
-    if step.is_async:
-        work = step.function(*arguments, **keywords)
-    else:
-        work = _in_thread(hold, control, in_thread(step.function, *arguments, **keywords))
+    call = functools.partial(step.function, *arguments, **keywords)
+    work = call() if step.is_async else _in_thread(hold, step, control, call)
     try:
         if step.timeout is None:
             return await work
@@ -193,18 +196,29 @@ async def _call(hold: Hold, step: Step, control: StepContext, arguments: list[An
         raise StepTimeout(f"Step {step.name!r} did not finish within {step.timeout}.") from error
 
 
-async def _in_thread(hold: Hold, control: StepContext, thread: asyncio.Future[Any]) -> Any:
+async def _in_thread(hold: Hold, step: Step, control: StepContext, call: Callable[[], Any]) -> Any:
     """Wait for a sync step. Nothing stops a thread, so one whose run is cancelled gets a while to see the flag."""
+    thread = in_thread(call, when_left=functools.partial(_tell_of_thread, step, control))
     try:
         return await asyncio.shield(thread)
     except asyncio.CancelledError:
         control.cancel()
-        if hold.stop_for is not Stop.CANCELLED or thread.cancelled():
-            raise
-        await asyncio.wait([thread], timeout=GRACE_SECONDS)
-        if not thread.done():
-            raise
-        return thread.result()
+        if hold.stop_for is Stop.CANCELLED and not thread.cancelled():
+            await asyncio.wait([thread], timeout=GRACE_SECONDS)
+            if thread.done():
+                return thread.result()
+        thread.cancel()
+        raise
+
+
+def _tell_of_thread(step: Step, control: StepContext, going_on: int) -> None:
+    logger.warning(
+        "Step %r of run %s is no longer waited for, but its thread cannot be stopped: it goes on until the function "
+        "returns, and what it returns is thrown away. Threads of this process that go on like that: %d.",
+        step.name,
+        control.run_id,
+        going_on,
+    )
 
 
 async def _record(hold: Hold, call: Call, number: int, error: Exception, retry: Retry | None) -> StepError:

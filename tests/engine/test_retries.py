@@ -222,7 +222,7 @@ async def test_crash_anywhere_around_a_retry_wait_changes_nothing(backoff: timed
 
 async def test_retry_of_a_branch_does_not_wait_for_its_siblings(backend: StateBackend, ledger: Ledger) -> None:
     clock, moments = FakeClock(), list[datetime]()
-    charge = failing(ledger, clock, moments, times=1, policy=RetryPolicy(1, MINUTE, MINUTE))
+    charge = failing(ledger, clock, moments, times=1, policy=HOURLY)
 
     @step
     async def count(value: int) -> int:

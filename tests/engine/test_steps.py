@@ -86,50 +86,6 @@ async def test_backoff_doubles_with_jitter_and_has_a_bound(backend: StateBackend
     assert policy.delay(10_001, 0.5) is None
 
 
-@pytest.mark.parametrize("sync", [False, True])
-async def test_timeout_fails_the_attempt_and_tells_the_step(
-    backend: StateBackend, ledger: Ledger, *, sync: bool
-) -> None:
-    told = threading.Event()
-
-    @step(name="slow", timeout=timedelta(seconds=0.05), retries=1, backoff=AT_ONCE)
-    async def slow(value: int, ctx: StepContext) -> int:
-        ledger.add("slow")
-        if ctx.attempt == 1:
-            try:
-                await asyncio.sleep(30)
-            finally:
-                told.set()
-        return value
-
-    @step(name="slow", timeout=timedelta(seconds=0.05), retries=1, backoff=AT_ONCE)
-    def slow_in_a_thread(value: int, ctx: StepContext) -> int:
-        ledger.add("slow")
-        while ctx.attempt == 1:
-            time.sleep(0.005)
-            if ctx.cancelled:
-                told.set()
-                return -1
-        return value
-
-    result = await runner_of(slow_in_a_thread if sync else slow, backend).run_async(5, run_id="r")
-
-    assert (result.status, result.output, ledger["slow"]) == (RunStatus.COMPLETED, 5, 2)
-    assert told.wait(5)
-    first = (await document_of(backend, "r")).attempts_of("slow")[0]
-    assert (first.outcome, first.error_type) == (AttemptOutcome.FAILED, "StepTimeout")
-
-
-async def test_timeout_error_of_the_step_itself_is_its_own(backend: StateBackend) -> None:
-    @step(timeout=timedelta(seconds=30))
-    async def calls(value: int) -> int:
-        raise TimeoutError("the bank did not answer")
-
-    failed = await runner_of(calls, backend).run_async(1)
-
-    assert failed.error == "TimeoutError: the bank did not answer"
-
-
 async def test_sync_step_leaves_the_loop_free(backend: StateBackend) -> None:
     go_on, threads = threading.Event(), set()
 

@@ -59,7 +59,7 @@ class FileBackend(StateBackend):
 
     async def transact(self, run_id: str, transition: Transition, *, known: RunHead | None = None) -> Batch:
         check_run_id(run_id)
-        result: Batch = await in_thread(self._transact, run_id, transition)
+        result: Batch = await in_thread(lambda: self._transact(run_id, transition))
         return result
 
     def _transact(self, run_id: str, transition: Transition) -> Batch:
@@ -81,7 +81,7 @@ class FileBackend(StateBackend):
     async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
         check_run_id(run_id)
         incoming = document_of(run_id, state)
-        await in_thread(self._import, incoming)
+        await in_thread(lambda: self._import(incoming))
 
     def _import(self, incoming: RunDocument) -> None:
         with self._locked(incoming.run_id) as descriptor:
@@ -98,7 +98,7 @@ class FileBackend(StateBackend):
 
     async def load(self, run_id: str) -> RunDocument | None:
         check_run_id(run_id)
-        document: RunDocument | None = await in_thread(self._load, run_id)
+        document: RunDocument | None = await in_thread(lambda: self._load(run_id))
         return document
 
     def _load(self, run_id: str) -> RunDocument | None:
