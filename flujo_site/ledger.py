@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from hashlib import sha256
 
-from django.db import connection, transaction
+from django.db import transaction
 
 from flujo_site.invoices import Accepted
 from flujo_site.models import LedgerEntry
@@ -36,16 +36,12 @@ def post(accepted: Sequence[Accepted], *, run_id: str, key: str, invoice_count: 
         )
         for invoice in accepted
     ]
-    try:
-        with transaction.atomic():
-            LedgerEntry.objects.bulk_create(entries, ignore_conflicts=True)
-            keys = [entry.idempotency_key for entry in entries]
-            posted = list(LedgerEntry.objects.filter(idempotency_key__in=keys).values_list("total", flat=True))
-            if (count := len(posted)) != len(entries):
-                raise LedgerConflict(f"{len(entries) - count} invoices of run {run_id} were posted by another step.")
-    finally:
-        if not connection.in_atomic_block:  # a step's thread ends without closing its connection
-            connection.close()
+    with transaction.atomic():
+        LedgerEntry.objects.bulk_create(entries, ignore_conflicts=True)
+        keys = [entry.idempotency_key for entry in entries]
+        posted = list(LedgerEntry.objects.filter(idempotency_key__in=keys).values_list("total", flat=True))
+        if (count := len(posted)) != len(entries):
+            raise LedgerConflict(f"{len(entries) - count} invoices of run {run_id} were posted by another step.")
     return Posting(posted_count=count, posted_total=sum(posted, Decimal()), held_back_count=invoice_count - count)
 
 

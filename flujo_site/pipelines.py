@@ -76,9 +76,9 @@ review = Step.human_in_the_loop(
 )
 
 
-@step(retries=3)
+@step(retries=3, transactional=True)
 def post(answer: InvoiceReview | Findings, context: IntakeContext, ctx: StepContext) -> Posting:
-    """Post the accepted invoices to the ledger."""
+    """Post the accepted invoices to the ledger, in the transaction that saves this step."""
     decided = answer if isinstance(answer, InvoiceReview) else None
     file = ctx.output_of("parse")
     accepted = invoice_checks.choose(file, ctx.output_of("find_problems"), decided)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, ClassVar, TypeVar
 
@@ -26,6 +26,7 @@ from flujo.state.workflow_state import document_of, state_of
 from flujo.transitions import purge
 
 from runs import models
+from runs.step_transaction import StepTransaction, Store
 
 T = TypeVar("T")
 _WORKERS = 4
@@ -53,6 +54,7 @@ class DjangoBackend(StateBackend):
 
     lists_runs: ClassVar[bool] = True
     shared_by_processes: ClassVar[bool] = True
+    transactional_steps: ClassVar[bool] = True
 
     def __init__(self, using: str = "default") -> None:
         self.using = using
@@ -108,6 +110,10 @@ class DjangoBackend(StateBackend):
             ) from error
         raise error
 
+    def _settled(self, batch: Batch | None, error: Exception) -> Batch:
+        with _translated(self.using):
+            return self._settle(batch, error)
+
     def _is_written(self, batch: Batch) -> bool:
         chains = {row.hash for row in batch.inserts if isinstance(row, AuditEvent)}
         stored = models.AuditEvent.objects.using(self.using).filter(run_id=batch.run_id, hash__in=chains)
@@ -115,6 +121,18 @@ class DjangoBackend(StateBackend):
 
     async def transact(self, run_id: str, transition: Transition, *, known: RunHead | None = None) -> Batch:
         return await self._in_thread(lambda: self.transact_now(run_id, transition, known=known))
+
+    async def transact_with(self, run_id: str, work: Callable[[], Transition], *, limit: timedelta) -> Batch:
+        check_run_id(run_id)
+        step = StepTransaction(self.using, limit)
+        step.start(work, Store(lambda transition: self.transact_now(run_id, transition), self._settled))
+        try:
+            return await asyncio.shield(asyncio.wrap_future(step.outcome))
+        except asyncio.CancelledError:
+            if step.stop():
+                threading.Thread(target=step.roll_back, name="flujo-rollback", daemon=True).start()
+                raise
+            return await asyncio.wrap_future(step.outcome)  # it is being committed
 
     async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
         check_run_id(run_id)

@@ -8,21 +8,23 @@ import logging
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from flujo import canonical, transitions
+from flujo.batch import Transition
 from flujo.branches import Suspended
 from flujo.context import Fields, PipelineContext, changes, fields_of, restore
 from flujo.errors import CorruptState, FlujoError, StepInputError, StepTimeout
 from flujo.hold import Hold, Stop
 from flujo.result import output_type
 from flujo.retry import SHORT_WAIT, Retry, retry_after
+from flujo.state.base import WorkFailed
 from flujo.status import AttemptOutcome
-from flujo.step import Step
+from flujo.step import TRANSACTION_LIMIT, Step
 from flujo.step_context import StepContext, StepNotFinished
 from flujo.threads import in_thread
-from flujo.transitions import AfterFailure, RetryDue, StepDone, StepError
+from flujo.transitions import AfterFailure, Position, RetryDue, StepDone, StepError
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,8 @@ class Failure:
 class Call:
     """A step about to be called: where it stands, on which input and context, and what is around it.
 
-    `contained` says that a construct catches its failure, `concurrent` that siblings may be running.
+    `contained` says that a construct catches its failure, `concurrent` that siblings may be running; `then` is where
+    the run stands once it is done: a transactional step saves its own checkpoint.
     """
 
     step: Step
@@ -63,6 +66,7 @@ class Call:
     fields: Fields
     contained: bool
     concurrent: bool
+    then: Callable[[], Position]
 
 
 async def run_step(hold: Hold, call: Call) -> StepDone | Failure | None:
@@ -73,17 +77,15 @@ async def run_step(hold: Hold, call: Call) -> StepDone | Failure | None:
     failures = _failures(hold, call.path)
     while hold.held:
         number = hold.attempt_number(call.path)
-        try:
-            return await _attempt(hold, call, number)
-        except Exception as error:  # the seam to user code: whatever a step raises is its failure
-            failures += 1
-            retry = retry_after(
-                call.step.retry, error, failures=failures, randomness=hold.clock.random(), now=hold.now()
-            )
-            recorded = await _record(hold, call, number, error, retry)
-            if retry is None:
-                return Failure(call.path, recorded)
-            await _begin(hold, call)
+        result = await _attempt(hold, call, number)
+        if isinstance(result, StepDone):
+            return result
+        failures += 1
+        retry = retry_after(call.step.retry, result, failures=failures, randomness=hold.clock.random(), now=hold.now())
+        recorded = await _record(hold, call, number, result, retry)
+        if retry is None:
+            return Failure(call.path, recorded)
+        await _begin(hold, call)
     return None
 
 
@@ -122,8 +124,76 @@ def _failures(hold: Hold, path: str) -> int:
     )
 
 
-async def _attempt(hold: Hold, call: Call, number: int) -> StepDone:
-    step, signature, started = call.step, call.step.signature, hold.now()
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A call with its arguments: what the function gets, and what its result is made of."""
+
+    hold: Hold
+    call: Call
+    control: StepContext
+    arguments: list[Any]
+    keywords: dict[str, Any]
+    context: PipelineContext | None
+    before: Fields
+    started: datetime
+
+    def done(self, output: Any) -> StepDone:
+        """What the function gave, as it is saved. Raises `UnstorableValue`."""
+        call, step = self.call, self.call.step
+        text = canonical.encode(output, step.signature.output, where=f"the output of step {call.path!r}")
+        delta = changes(self.before, fields_of(self.context)) if self.context is not None else None
+        return StepDone(
+            path=call.path,
+            name=step.name,
+            position=call.position,
+            attempt=self.control.attempt,
+            output=text,
+            context_changes=canonical.dump(delta) if delta else None,
+            started_at=self.started,
+            description=self.control.description,
+        )
+
+
+async def _attempt(hold: Hold, call: Call, number: int) -> StepDone | Exception:
+    """What one try gave, or the error of it that counts as the step's. A transactional step is saved then."""
+    try:
+        prepared = _prepare(hold, call, number)
+        if not call.step.transactional:
+            with hold.stoppable(prepared.control):
+                output = await _call(prepared)
+            return prepared.done(output)
+    except Exception as error:  # the seam to user code: whatever a step raises is its failure
+        return error
+    return await _attempt_in_transaction(prepared)
+
+
+async def _attempt_in_transaction(prepared: _Prepared) -> StepDone | Exception:
+    """Call the function in the transaction that saves its checkpoint; errors of the store itself are raised."""
+    hold, call, then = prepared.hold, prepared.call, prepared.call.then()
+    made: list[StepDone] = []
+
+    def work() -> Transition:
+        try:
+            made.append(prepared.done(call.step.function(*prepared.arguments, **prepared.keywords)))
+        except SystemExit as error:
+            raise _exited(call.step, error) from error
+        return hold.saving(made[0], then)
+
+    try:
+        with hold.stoppable(prepared.control):
+            await hold.commit_with(work, limit=call.step.timeout or TRANSACTION_LIMIT)
+    except WorkFailed as failed:
+        prepared.control.cancel()
+        return failed.error
+    except asyncio.CancelledError:
+        prepared.control.cancel()
+        raise
+    hold.saved(made[0], then)
+    return made[0]
+
+
+def _prepare(hold: Hold, call: Call, number: int) -> _Prepared:
+    signature = call.step.signature
     control = StepContext(
         run_id=hold.head.run_id,
         created_at=hold.head.created_at,
@@ -143,20 +213,7 @@ async def _attempt(hold: Hold, call: Call, number: int) -> StepDone:
         model = signature.context_model or hold.entry.context_model
         context, before = _own_context(model, call.fields)
         keywords[signature.context_parameter] = context
-    with hold.stoppable(control):
-        output = await _call(hold, step, control, arguments, keywords)
-    text = canonical.encode(output, signature.output, where=f"the output of step {call.path!r}")
-    delta = changes(before, fields_of(context)) if context is not None else None
-    return StepDone(
-        path=call.path,
-        name=step.name,
-        position=call.position,
-        attempt=number,
-        output=text,
-        context_changes=canonical.dump(delta) if delta else None,
-        started_at=started,
-        description=control.description,
-    )
+    return _Prepared(hold, call, control, arguments, keywords, context, before, hold.now())
 
 
 def _own_context(model: type[PipelineContext], fields: Fields) -> tuple[PipelineContext, Fields]:
@@ -172,10 +229,11 @@ def _decode(call: Call, annotation: Any) -> Any:
         raise StepInputError(f"Step {call.path!r} cannot take what the step before it gave: {error}") from error
 
 
-async def _call(hold: Hold, step: Step, control: StepContext, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+async def _call(prepared: _Prepared) -> Any:
     """Call the function. Whatever ends the wait before it returns also raises the flag that a sync step can see."""
-    call = functools.partial(step.function, *arguments, **keywords)
-    work = call() if step.is_async else _in_thread(hold, step, control, call)
+    step, control = prepared.call.step, prepared.control
+    call = functools.partial(step.function, *prepared.arguments, **prepared.keywords)
+    work = call() if step.is_async else _in_thread(prepared.hold, step, control, call)
     try:
         if step.timeout is None:
             return await work
@@ -188,7 +246,7 @@ async def _call(hold: Hold, step: Step, control: StepContext, arguments: list[An
             raise StepCancelled(f"Step {step.name!r} ended with a cancellation of its own.") from error
         raise
     except SystemExit as error:  # it would end the worker, and every run that it works on
-        raise StepExited(f"Step {step.name!r} asked the process to exit ({error.code}).") from error
+        raise _exited(step, error) from error
     except TimeoutError as error:
         control.cancel()
         if step.timeout is None or not limit.expired():
@@ -219,6 +277,10 @@ def _tell_of_thread(step: Step, control: StepContext, going_on: int) -> None:
         control.run_id,
         going_on,
     )
+
+
+def _exited(step: Step, error: SystemExit) -> StepExited:
+    return StepExited(f"Step {step.name!r} asked the process to exit ({error.code}).")
 
 
 async def _record(hold: Hold, call: Call, number: int, error: Exception, retry: Retry | None) -> StepError:

@@ -263,6 +263,12 @@ class StepTimeout(FlujoError):
     code = "step_timeout"
 
 
+class StepRolledBack(FlujoError):
+    """The step undid its own transaction. Catch a database error outside an `atomic()` that holds what failed."""
+
+    code = "step_rolled_back"
+
+
 class LoopBoundReached(FlujoError):
     """A loop came to its bound before its condition was true. Raise the bound, or correct the condition."""
 

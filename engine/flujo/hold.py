@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -128,9 +128,10 @@ class Hold:
 
         A branch that is stopped while it writes sees the write through: what it kept must be known to those that go on.
         """
+        writes = self._apply(self.backend.transact(self.head.run_id, transition, known=self.head))
         if not self.branches:
-            return await self._commit(transition)
-        writing = asyncio.ensure_future(self._commit(transition))
+            return await writes
+        writing = asyncio.ensure_future(writes)
         try:
             return await asyncio.shield(writing)
         except asyncio.CancelledError:
@@ -139,8 +140,23 @@ class Hold:
                 writing.exception()  # the branch ends for another reason
             raise
 
-    async def _commit(self, transition: Transition) -> Batch:
-        batch = await self.backend.transact(self.head.run_id, transition, known=self.head)
+    async def commit_with(self, work: Callable[[], Transition], *, limit: timedelta) -> Batch:
+        """Write in one transaction with what `work` itself writes. Raises `WorkFailed` for errors of `work`.
+
+        Stopped while it works, it is undone; stopped while it is being committed, it is known to those that go on.
+        """
+        writing = asyncio.ensure_future(self._apply(self.backend.transact_with(self.head.run_id, work, limit=limit)))
+        try:
+            return await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            writing.cancel()
+            await asyncio.wait([writing])
+            if not writing.cancelled():
+                writing.exception()  # the step ends for another reason
+            raise
+
+    async def _apply(self, transacting: Awaitable[Batch]) -> Batch:
+        batch = await transacting
         if batch.kept.seq >= self.head.seq:
             self.head = batch.kept
         self.document.follow(batch)
@@ -161,10 +177,17 @@ class Hold:
     def set_attempt_number(self, path: str, number: int) -> None:
         self._numbers[path] = number
 
+    def saving(self, done: StepDone, then: Position) -> Transition:
+        """The transition that saves a checkpoint."""
+        return transitions.complete_step(done, then, fence=self.fence, lease=self.lease, now=self.now())
+
     async def save(self, done: StepDone, then: Position) -> None:
         """Commit a checkpoint and tell who watches."""
-        saving = transitions.complete_step(done, then, fence=self.fence, lease=self.lease, now=self.now())
-        await self.commit(saving)
+        await self.commit(self.saving(done, then))
+        self.saved(done, then)
+
+    def saved(self, done: StepDone, then: Position) -> None:
+        """Note what a committed checkpoint began, and tell who watches."""
         if then.attempt_path is not None:
             self._numbers[then.attempt_path] = then.attempt
         row = self.document.checkpoint(done.path)

@@ -18,6 +18,7 @@ from flujo.description import checked
 from flujo.document import RunDocument
 from flujo.errors import (
     AmbiguousAnswer,
+    BackendCannot,
     HumanTaskNotFound,
     PipelineChanged,
     RunDeleted,
@@ -67,6 +68,8 @@ class Flujo:
         self.context_model = context_model
         self.clock = clock or SystemClock()
         self.lease = lease
+        for version in registry.versions(pipeline_name):
+            self._check_capable(registry.get(pipeline_name, version))
 
     # Start
 
@@ -295,9 +298,20 @@ class Flujo:
 
     def _entry(self, version: str | None) -> RegisteredPipeline:
         entry = self.registry.get(self.pipeline_name, version)
+        self._check_capable(entry)
         if self.context_model is None:
             return entry
         return dataclasses.replace(entry, context_model=self.context_model)
+
+    def _check_capable(self, entry: RegisteredPipeline) -> None:
+        if self.backend.transactional_steps:
+            return
+        needs = [node.name for node in entry.pipeline.every_node() if isinstance(node, Step) and node.transactional]
+        if needs:
+            raise BackendCannot(
+                f"{type(self.backend).__name__} has no transactions for the step {needs[0]!r} of {entry.name} "
+                f"{entry.version}. Use the ORM backend, or drop transactional=True."
+            )
 
     async def _entry_for(self, run_id: str, *, whatever_version: bool) -> RegisteredPipeline:
         """The version that the runner names; without one, that of the stored run, and the newest for a new run."""

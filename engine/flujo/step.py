@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from flujo.pipeline import Pipeline
 
 
+TRANSACTION_LIMIT = timedelta(seconds=10)
+
+
 class Step(Node):
     """A function in a pipeline, made by `@step`. Calling it calls the function."""
 
@@ -34,6 +37,7 @@ class Step(Node):
         name: str | None = None,
         retry: RetryPolicy | Sequence[RetryPolicy] | None = None,
         timeout: timedelta | None = None,
+        transactional: bool = False,
         namespace: dict[str, Any] | None = None,
     ) -> None:
         doc = inspect.getdoc(function) or ""
@@ -43,6 +47,9 @@ class Step(Node):
         self.timeout = timeout
         self.signature = signature_of(function, namespace or {})
         self.is_async = asyncio.iscoroutinefunction(function)
+        self.transactional = transactional
+        if transactional and self.is_async:
+            raise PipelineDefinitionError(f"Step {self.name!r} is async: a transactional step is a sync function.")
         functools.update_wrapper(self, function, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -183,6 +190,7 @@ def step(
     no_retry_on: ErrorTypes = ...,
     retry: RetryPolicy | Sequence[RetryPolicy] | None = ...,
     timeout: timedelta | None = ...,
+    transactional: bool = ...,
 ) -> Callable[[Callable[..., Any]], Step]: ...
 
 
@@ -197,18 +205,34 @@ def step(
     no_retry_on: ErrorTypes = (),
     retry: RetryPolicy | Sequence[RetryPolicy] | None = None,
     timeout: timedelta | None = None,
+    transactional: bool = False,
 ) -> Step | Callable[[Callable[..., Any]], Step]:
     """Make a step of a function, sync or async: `@step`, or `@step(name=…, retries=…, backoff=…, timeout=…)`.
 
     `retries`, `backoff`, `retry_on` and `no_retry_on` make one `RetryPolicy`; `retry` takes one, or several, in their
     place. A sync function runs in a thread. When its timeout passes, the step has failed and `ctx.cancelled` turns
     true, but the thread cannot be stopped: it runs on until the function returns, and its result is thrown away.
+
+    With `transactional=True`, for sync functions on the ORM backend, what the function writes to the store's database
+    and the step's checkpoint are committed in one transaction. Its timeout is at most ten seconds, also when none is
+    given: then the transaction is rolled back, whatever the function does.
     """
     if timeout is not None and timeout <= timedelta(0):
         raise PipelineDefinitionError("A timeout is longer than zero.")
+    if transactional and timeout is not None and timeout > TRANSACTION_LIMIT:
+        raise PipelineDefinitionError(
+            "A transactional step holds a transaction open: its timeout is at most 10 seconds."
+        )
     policy = RetryPolicy(retries, backoff, retry_on=retry_on, no_retry_on=no_retry_on)
     if retry is not None and policy != RetryPolicy():
         raise PipelineDefinitionError("Give either retry=… or retries, backoff, retry_on and no_retry_on, not both.")
     namespace = dict(sys._getframe(1).f_locals)  # where local annotations are defined
-    make = functools.partial(Step, name=name, retry=retry or policy, timeout=timeout, namespace=namespace)
+    make = functools.partial(
+        Step,
+        name=name,
+        retry=retry or policy,
+        timeout=timeout,
+        transactional=transactional,
+        namespace=namespace,
+    )
     return make if function is None else make(function)

@@ -134,11 +134,15 @@ class Walk:
 
     async def save(self, spot: Spot, done: StepDone) -> None:
         """Commit what a node gave, and where the run stands now. Raises `Ended` when it was cancelled here."""
-        await self.hold.save(done, self._then(spot))
+        await self.hold.save(done, self.then(spot))
+        self.pass_on(spot)
+
+    def pass_on(self, spot: Spot) -> None:
+        """Go on behind a node that is saved. Raises `Ended` when the run was cancelled here."""
         if not self.hold.held and not (spot.scope.position is None and spot.following is None):
             raise Ended  # cancelled at this safe point
 
-    def _then(self, spot: Spot) -> Position:
+    def then(self, spot: Spot) -> Position:
         """Where the run stands once the node is done; inside a construct the top-level position stays."""
         path = spot.scope.prefix + spot.following.name if isinstance(spot.following, Step) else None
         attempt = 1 + self.hold.attempt_number(path) if path else 1

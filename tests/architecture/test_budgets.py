@@ -28,6 +28,7 @@ SEAMS = {
     "engine/flujo/walk.py",
     "runs/dispatch.py",
     "runs/live/feed.py",
+    "runs/step_transaction.py",
     "runs/sweeper.py",
     "runs/worker.py",
 }

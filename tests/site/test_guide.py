@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def defined_tests() -> set[str]:
 def test_examples_of_a_page_print_what_the_page_shows(name: str, tmp_path: Path) -> None:
     program = tmp_path / "example.py"
     program.write_text("\n".join(blocks(name, "python")))
-    path = {"PYTHONPATH": str(ROOT / "engine")}
+    path = {"PYTHONPATH": os.pathsep.join([str(ROOT / "engine"), str(ROOT)])}
     result = subprocess.run(
         [sys.executable, program], cwd=tmp_path, env=path, capture_output=True, text=True, check=False, timeout=120
     )

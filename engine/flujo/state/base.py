@@ -7,9 +7,9 @@ import re
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from flujo.batch import Batch, Transition
@@ -22,6 +22,14 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _LOCK_POLL_SECONDS = 0.002
 
 
+class WorkFailed(Exception):
+    """What a step's own code raised inside `transact_with`, in `error`; everything in the transaction is undone."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class StateBackend(ABC):
     """Where runs are stored.
 
@@ -32,6 +40,7 @@ class StateBackend(ABC):
 
     lists_runs: ClassVar[bool] = False
     shared_by_processes: ClassVar[bool] = False
+    transactional_steps: ClassVar[bool] = False
 
     @abstractmethod
     async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
@@ -61,6 +70,15 @@ class StateBackend(ABC):
                 document.apply(batch)
                 await self.save_state(run_id, state_of(document))
             return batch
+
+    async def transact_with(self, run_id: str, work: Callable[[], Transition], *, limit: timedelta) -> Batch:
+        """Call `work` on a thread of its own inside a transaction, and write there what its transition decides.
+
+        What `work` wrote to the same database is committed with that or not at all. An error of `work`, and
+        `StepTimeout` once it has taken longer than `limit`, come as `WorkFailed`; all others are the store's. When the
+        wait is cancelled the transaction is undone, unless its commit has begun: then the batch is returned.
+        """
+        raise BackendCannot(f"{type(self).__name__} has no transactional steps. Use the ORM backend.")
 
     async def load(self, run_id: str) -> RunDocument | None:
         """The whole run, or None for an unknown id."""

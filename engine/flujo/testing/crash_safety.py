@@ -21,6 +21,7 @@ from flujo.runner import Flujo
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.base import StateBackend
 from flujo.status import RunStatus, Wait
+from flujo.step import Step
 from flujo.testing.calls import Calls
 from flujo.testing.clock import FakeClock
 from flujo.testing.crash_points import crash_points
@@ -76,7 +77,7 @@ def assert_crash_safe(
     crashed store again, as a new process would.
 
     Raises an `AssertionError` that names every difference in status, output, context or history, and every step that
-    ran more than once without reading `ctx.idempotency_key`, except those named in `repeatable`.
+    ran more than once without reading `ctx.idempotency_key`, except those named in `repeatable` and transactional ones.
     """
     report = wait_for(
         check_crash_safety(
@@ -126,7 +127,9 @@ async def check_crash_safety(
                 if told != point.expected.get(what):
                     problems.append(f"After a crash {point}, {what} {_difference(point.expected.get(what), told)}.")
     repeated = _repeated(scenario.calls, _run_id(1))
-    unprotected = [path for path in sorted(repeated) if not _is_protected(path, scenario.calls.asked, repeatable)]
+    undone = [node.name for node in entry.pipeline.every_node() if isinstance(node, Step) and node.transactional]
+    harmless = {*repeatable, *undone}
+    unprotected = [path for path in sorted(repeated) if not _is_protected(path, scenario.calls.asked, harmless)]
     return CrashReport(crashes, repeated, problems + [f"{path} {_REPEATED}" for path in unprotected])
 
 

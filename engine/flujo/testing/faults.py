@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from flujo.batch import Batch, RunView, Transition
@@ -47,30 +47,35 @@ class FaultyBackend(StateBackend):
         self.run_ids_written: set[str] = set()
         self.acknowledged: dict[str, int] = {}
         self._dead = False
-
-    @property
-    def lists_runs(self) -> bool:  # type: ignore[override]  # a class's constant there, the wrapped backend's here
-        return self.inner.lists_runs
-
-    @property
-    def shared_by_processes(self) -> bool:  # type: ignore[override]  # the same
-        return self.inner.shared_by_processes
+        flags = ("lists_runs", "shared_by_processes", "transactional_steps")
+        vars(self).update({flag: getattr(inner, flag) for flag in flags})  # a class's constants, here the wrapped one's
 
     async def transact(self, run_id: str, transition: Transition, *, known: RunHead | None = None) -> Batch:
         mine: list[int] = []
+        return self._told(await self.inner.transact(run_id, self._watched(run_id, transition, mine), known=known), mine)
+
+    async def transact_with(self, run_id: str, work: Callable[[], Transition], *, limit: timedelta) -> Batch:
+        mine: list[int] = []
+        done = await self.inner.transact_with(run_id, lambda: self._watched(run_id, work(), mine), limit=limit)
+        return self._told(done, mine)
+
+    def _watched(self, run_id: str, transition: Transition, numbers: list[int]) -> Transition:
+        """The transition, which fails before its write where it is told to; `numbers` gets the number of the write."""
 
         def watched(view: RunView) -> Batch:
             batch = transition(view)
-            if batch.writes and mine:  # a backend that decided on an old head decides once more
-                self._raise(mine[0], "before")
+            if batch.writes and numbers:  # a backend that decided on an old head decides once more
+                self._raise(numbers[0], "before")
             elif batch.writes:
-                mine.append(self._begin(run_id, _described(batch)))
+                numbers.append(self._begin(run_id, _described(batch)))
             return batch
 
-        batch = await self.inner.transact(run_id, watched, known=known)
-        self._end(mine)
+        return watched
+
+    def _told(self, batch: Batch, numbers: list[int]) -> Batch:
+        self._end(numbers)
         if batch.writes and batch.head is not None:
-            self.acknowledged[run_id] = batch.head.seq
+            self.acknowledged[batch.run_id] = batch.head.seq
         return batch
 
     async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
