@@ -30,6 +30,8 @@ RUN_EVENTS: dict[str, EventWords] = {
     EventKind.RUN_CANCELLED: EventWords("Run cancelled", "no-symbol"),
     EventKind.RUN_REJECTED: EventWords("Run rejected", "hand-raised"),
     EventKind.RUN_PURGED: EventWords("Run deleted", "trash"),
+    EventKind.RUN_PARKED: EventWords("Run parked for an operator", "lifebuoy"),
+    EventKind.RUN_UNPARKED: EventWords("Run un-parked", "play-circle"),
     EventKind.LEASE_LOST: EventWords("Lease lost", "link-slash"),
     EventKind.STEP_COMPLETED: EventWords("Step completed", "check"),
     EventKind.STEP_FAILED: EventWords("Step failed", "exclamation-triangle"),

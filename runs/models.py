@@ -14,6 +14,7 @@ from flujo.status import (
     AttemptOutcome,
     DecisionOutcome,
     EventKind,
+    OnChange,
     Outcome,
     RunStatus,
     TaskStatus,
@@ -61,6 +62,7 @@ class Run(models.Model):
     error_message = models.TextField(blank=True)
     idempotency_key = models.CharField(max_length=200, blank=True)
     priority = models.IntegerField(default=0)
+    on_change = models.CharField(max_length=16, choices=_choices(OnChange), null=True)
 
     class Meta:
         ordering: ClassVar = ["-created_at", "-run_id"]

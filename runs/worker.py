@@ -17,7 +17,7 @@ from flujo import Flujo, PipelineRegistry, watch
 from flujo.errors import Fenced, FlujoError, IllegalTransition, PipelineNotFound, RunIsLeased, RunNotFound
 from flujo.records import RunHead
 
-from runs import dispatch
+from runs import changed_code, dispatch
 from runs.registry import registry as site_registry
 from runs.state_backend import DjangoBackend
 
@@ -61,6 +61,7 @@ class Worker:
         self._backend = DjangoBackend()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._setbacks: dict[str, Setback] = {}
+        self._policies_again = 0.0
         self._thread = Thread(target=self._run, name="flujo-worker", daemon=True)
         self._ready: Future[_Signals] = Future()
 
@@ -114,12 +115,21 @@ class Worker:
         """Give each free slot a run; the seconds after which to look again without a hint."""
         self._setbacks = {key: it for key, it in self._setbacks.items() if it.until > monotonic() - LONGEST_PAUSE}
         try:
+            await self._follow_policies()
             for head in await self._claimable(timezone.now()):
                 self._running[head.run_id] = asyncio.create_task(self._execute(head, signals))
         except Exception:  # the seam of the worker: a store that is away for a while must not end it
             logger.exception("The worker could not look for ready runs; it tries again.")
             return PAUSE_AFTER_ERROR
         return LOOK_SECONDS
+
+    async def _follow_policies(self) -> None:
+        """Now and then see to the runs that this process would take, but has not the code for."""
+        if monotonic() < self._policies_again:
+            return
+        self._policies_again = monotonic() + LOOK_SECONDS
+        for run_id, why in await changed_code.follow_policies(self._backend, self._registry, timezone.now()):
+            logger.warning("Run %s needs attention: %s", run_id, why)
 
     async def _claimable(self, now: datetime) -> list[RunHead]:
         """As many runs as there are free slots, however many that cannot be executed stand before them."""

@@ -13,6 +13,7 @@ from flujo.status import (
     AttemptOutcome,
     DecisionOutcome,
     EventKind,
+    OnChange,
     Outcome,
     RunStatus,
     TaskStatus,
@@ -42,6 +43,7 @@ class Record:
 class RunHead(Record):
     """The one row of a run that changes; every write to the run moves its `seq`.
 
+    `on_change` is the run's own policy for changed code. A parked run says in its error why.
     `step_index` is the top-level position of the next step, 0…n; `chain` the hash of the last audit event;
     `fence` the token of the newest lease; `generation` the number of questions asked and waits begun;
     `round` that of explicit retries. `holder` is the JSON of a `flujo.lease.Holder`. `wake_at` is when the
@@ -84,6 +86,7 @@ class RunHead(Record):
     error_message: str = ""
     idempotency_key: str = ""
     priority: int = 0
+    on_change: OnChange | None = None
 
     @property
     def active(self) -> bool:

@@ -24,6 +24,7 @@ from flujo.node import Node
 from flujo.paths import MAX_PATH
 from flujo.pipeline import Pipeline
 from flujo.records import RunHead
+from flujo.status import OnChange
 from flujo.waits import SignalStep
 
 _VERSION = re.compile(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?")
@@ -41,6 +42,7 @@ class RegisteredPipeline:
     context_model: type[PipelineContext]
     description: str = ""
     priority: int = 0
+    on_change: OnChange = OnChange.REFUSE
 
     @property
     def fingerprint(self) -> str:
@@ -92,10 +94,13 @@ class PipelineRegistry:
         context_model: type[PipelineContext] | None = None,
         description: str = "",
         priority: int = 0,
+        on_change: OnChange | str = OnChange.REFUSE,
     ) -> RegisteredPipeline:
         """Register a pipeline, or a bare step as a pipeline of one.
 
         `priority`, from -1000 to 1000, is that of its runs where a start gives none: workers take higher ones first.
+        `on_change` of the newest version says what happens to unfinished runs whose own code is not registered:
+        "refuse" parks them for an operator, "pin" leaves them to a process that has their version.
 
         Raises `PipelineConflict` when the name and version are taken by a pipeline of another shape.
         """
@@ -111,7 +116,13 @@ class PipelineRegistry:
                 "Give its steps shorter names."
             )
         entry = RegisteredPipeline(
-            name, version, built, context_model or built.context_model, description, checked_priority(priority)
+            name,
+            version,
+            built,
+            context_model or built.context_model,
+            description,
+            checked_priority(priority),
+            _policy(on_change),
         )
         known = self._known.setdefault(name, {})
         if version in known and known[version].fingerprint != entry.fingerprint:
@@ -145,6 +156,13 @@ class PipelineRegistry:
     def versions(self, name: str) -> list[str]:
         """The registered versions of a name, newest first by semantic version."""
         return sorted(self._known.get(name, {}), key=_order, reverse=True)
+
+
+def _policy(word: OnChange | str) -> OnChange:
+    try:
+        return OnChange(word)
+    except ValueError as error:
+        raise PipelineDefinitionError(f"on_change is {', '.join(OnChange)}, not {word!r}.") from error
 
 
 def _order(version: str) -> tuple[Any, ...]:

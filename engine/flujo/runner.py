@@ -14,6 +14,7 @@ from flujo.admission import checked_priority, run_id_for
 from flujo.bridge import wait_for
 from flujo.clock import Clock, SystemClock
 from flujo.context import PipelineContext, fields_of, initial
+from flujo.deploy import follow, judge
 from flujo.description import checked
 from flujo.document import RunDocument
 from flujo.errors import (
@@ -38,7 +39,7 @@ from flujo.registry import LATEST, PipelineRegistry, RegisteredPipeline
 from flujo.result import PipelineResult, result_of
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.base import RUN_ID, StateBackend
-from flujo.status import DecisionOutcome, RunStatus, Wait
+from flujo.status import DecisionOutcome, OnChange, RunStatus, Wait
 from flujo.step import Step
 from flujo.transitions import Answer, ClaimTerms, NewRun
 
@@ -89,6 +90,7 @@ class Flujo:
         tags: Sequence[str] = (),
         idempotency_key: str | None = None,
         priority: int | None = None,
+        on_change: OnChange | None = None,
     ) -> RunHandle:
         """Start a run on `value`, or go on with the one that has this `run_id`, until it pauses or ends.
 
@@ -106,6 +108,7 @@ class Flujo:
         facts: dict[str, Any] = {"title": title, "owner": owner, "requester": requester, "tags": tuple(tags)}
         facts |= {"idempotency_key": idempotency_key or "", "priority": priority}
         chosen = run_id_for(self.pipeline_name, idempotency_key, run_id or context.get("run_id"), self.clock)
+        facts["on_change"] = on_change
         return RunHandle(lambda progress: self._run(value, {**context, "run_id": chosen}, facts, progress))
 
     async def _run(
@@ -119,6 +122,8 @@ class Flujo:
         )
         if started.result:
             return await self._execute(entry, new.run_id, progress)
+        if started.kept.active and not self.registry.has(started.kept):
+            entry = await self._own_code(RunDocument(new.run_id, started.kept))
         return await self._go_on(entry, started.kept, progress)
 
     # Go on
@@ -131,7 +136,7 @@ class Flujo:
         `RunIsLeased` when another worker was faster, `PipelineChanged`, and the error of a status that cannot go on.
         """
         document = await self._load(run_id)
-        entry = self._entry_of(document)
+        entry = await self._own_code(document)
         terms = self._terms(entry, patient=False)
         await self.backend.transact(run_id, transitions.claim(terms, now=self.clock.now()))
         return await self._execute(entry, run_id, silent, drain, patient=False)
@@ -193,7 +198,7 @@ class Flujo:
         """
         run_id = paused if isinstance(paused, str) else paused.run_id
         document = await self._load(run_id)
-        entry = self._entry_of(document)
+        entry = await self._own_code(document)
         path, generation, digest = self._question(paused, document, step)
         gate = entry.pipeline.find(path)
         if not isinstance(gate, HumanStep):
@@ -244,7 +249,7 @@ class Flujo:
         The same `message_id` counts once; it is a text of at most 200 characters. Raises `InvalidInput` when it is not,
         or when `data` does not fit the step's schema, and `RunFinished`.
         """
-        entry = self._entry_of(await self._load(run_id))
+        entry = await self._own_code(await self._load(run_id))
         received = transitions.receive(
             name,
             entry.signal_step(name).validate(data),
@@ -267,7 +272,7 @@ class Flujo:
 
     async def retry_async(self, run_id: str, *, actor: str = "", reason: str = "") -> PipelineResult:
         """Try the failed step of a failed run again, here. Raises `IllegalTransition` when the run has not failed."""
-        entry = self._entry_of(await self._load(run_id))
+        entry = await self._own_code(await self._load(run_id))
         terms = self._terms(entry)
         again = transitions.retry(actor=actor, reason=reason, now=self.clock.now(), claim=terms, facts={})
         await self.backend.transact(run_id, again)
@@ -289,6 +294,17 @@ class Flujo:
         await self.backend.transact(run_id, asked)
         watch.hint(run_id)
         return result_of(entry, await self._load(run_id))
+
+    def unpark(self, run_id: str, **options: Any) -> PipelineResult:
+        """Block until the un-parked run pauses or ends; the options are those of `unpark_async`."""
+        return wait_for(self.unpark_async(run_id, **options), twin="unpark_async(...)")
+
+    async def unpark_async(self, run_id: str, *, actor: str = "", reason: str = "") -> PipelineResult:
+        """Let a parked run go on, here. Raises `PipelineChanged` while its code is still not registered."""
+        entry = await self._own_code(await self._load(run_id))
+        free = transitions.unpark(actor=actor, reason=reason, now=self.clock.now(), facts={})
+        batch = await self.backend.transact(run_id, free)
+        return await self._go_on(entry, batch.kept, silent)
 
     # What the calls share
 
@@ -318,8 +334,21 @@ class Flujo:
         if (whatever_version or self.pipeline_version in (None, LATEST)) and RUN_ID.fullmatch(str(run_id)):
             document = await self.backend.load(run_id)
             if document is not None and document.head is not None and document.head.pipeline == self.pipeline_name:
-                return self._entry(document.head.version)
+                return await self._own_code(document) if document.head.active else self._entry(document.head.version)
         return self._entry(self.pipeline_version)
+
+    async def _own_code(self, document: RunDocument) -> RegisteredPipeline:
+        """The code that an unfinished run goes on with. Where it is not registered the run's policy is followed.
+
+        Raises `PipelineChanged`, also after the run was parked, which loses nothing.
+        """
+        head = document.head
+        assert head is not None  # `_load` returns no document without one
+        verdict = judge(self.registry, head)
+        if verdict.registered is None or head.pipeline != self.pipeline_name:
+            return self._entry_of(document)
+        await follow(verdict, head, self.backend, self.clock.now())
+        raise verdict.error
 
     def _entry_of(self, document: RunDocument) -> RegisteredPipeline:
         head = document.head
@@ -362,6 +391,7 @@ def new_run(
     tags: Sequence[str] = (),
     idempotency_key: str = "",
     priority: int | None = None,
+    on_change: OnChange | None = None,
 ) -> NewRun:
     """A run of `entry`, its input and context validated and encoded. Raises `InvalidInput`."""
     checked(title=title, owner=owner, requester=requester, tags=list(tags))
@@ -383,6 +413,7 @@ def new_run(
         tags=tuple(tags),
         idempotency_key=idempotency_key,
         priority=entry.priority if priority is None else checked_priority(priority),
+        on_change=None if on_change is None else OnChange(on_change),
     )
 
 

@@ -36,6 +36,13 @@ class Outcome(StrEnum):
     NEEDS_ATTENTION = "needs_attention"
 
 
+class OnChange(StrEnum):
+    """What happens to an unfinished run where its own code is no longer registered."""
+
+    REFUSE = "refuse"
+    PIN = "pin"
+
+
 class TaskStatus(StrEnum):
     """The state of a human task."""
 
@@ -85,6 +92,8 @@ class EventKind(StrEnum):
     RUN_CANCELLED = "run.cancelled"
     RUN_REJECTED = "run.rejected"
     RUN_PURGED = "run.purged"
+    RUN_PARKED = "run.parked"
+    RUN_UNPARKED = "run.unparked"
     LEASE_LOST = "lease.lost"
     STEP_COMPLETED = "step.completed"
     STEP_FAILED = "step.failed"
@@ -103,7 +112,7 @@ TERMINAL = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED
 ACTIVE = frozenset(RunStatus) - TERMINAL
 
 LEGAL_MOVES: dict[RunStatus, frozenset[RunStatus]] = {
-    RunStatus.QUEUED: frozenset({RunStatus.RUNNING, RunStatus.CANCELLED}),
+    RunStatus.QUEUED: frozenset({RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.CANCELLED}),
     RunStatus.RUNNING: frozenset(RunStatus),
     RunStatus.PAUSED: frozenset({RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.CANCELLED}),
     RunStatus.FAILED: frozenset({RunStatus.QUEUED}),

@@ -9,7 +9,7 @@ from flujo.status import ACTIVE, RunStatus, TaskStatus, WaitStatus
 
 from runs import access
 from runs.models import HumanTask, Run, RunWait
-from runs.queries.run_header import CANCELLING, RunHeader, header, not_granted
+from runs.queries.run_header import CANCELLING, RunHeader, header, is_parked, no_unpark, not_granted
 from runs.queries.run_list import is_stalled
 
 
@@ -57,6 +57,21 @@ def retrying(user: access.User, run: Run) -> ActionPage:
         f"Step {run.step_name} is tried again, with all its retries and the same idempotency key.",
         _kept(run.step_index),
         "The run is queued at once; a worker takes it up.",
+    ]
+    return ActionPage(header(user, run), said, why_not)
+
+
+def unparking(user: access.User, run: Run) -> ActionPage:
+    """What un-parking `run` does."""
+    why_not = (
+        no_unpark(user, run) if is_parked(run) else f"The run is {run.status}: only a parked run can be un-parked."
+    )
+    said = [
+        f"The run is queued at once and goes on before step {run.step_name} under {run.pipeline} {run.version}."
+        if run.step_name
+        else "The run is queued at once; all its steps are saved.",
+        "Questions that are still open stay open; answers and signals that came meanwhile are taken.",
+        _kept(run.step_index),
     ]
     return ActionPage(header(user, run), said, why_not)
 

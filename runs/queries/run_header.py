@@ -8,7 +8,7 @@ from datetime import datetime
 
 from django.utils import timezone
 from flujo.errors import PipelineNotFound
-from flujo.status import ACTIVE, RunStatus
+from flujo.status import ACTIVE, RunStatus, Wait
 
 from runs import access
 from runs.models import Run
@@ -79,6 +79,8 @@ def _actions(user: access.User, run: Run) -> list[Action]:
     if run.status == RunStatus.FAILED:
         why_not = "" if access.may(user, "retry", run.pipeline) else not_granted("retry", run)
         actions.append(Action("Retry", "arrow-path", "runs:run_retry", why_not=why_not))
+    if is_parked(run):
+        actions.append(Action("Un-park", "play-circle", "runs:run_unpark", why_not=no_unpark(user, run)))
     if run.status in ACTIVE:
         actions.append(Action("Cancel run", "x-mark", "runs:run_cancel", danger=True, why_not=_no_cancel(user, run)))
     return actions
@@ -88,6 +90,20 @@ def _no_cancel(user: access.User, run: Run) -> str:
     if not access.may(user, "cancel", run.pipeline):
         return not_granted("cancel", run)
     return CANCELLING if run.cancel_requested else ""
+
+
+def is_parked(run: Run) -> bool:
+    """Whether the run is held for an operator."""
+    return run.status == RunStatus.PAUSED and run.wait == Wait.OPERATOR
+
+
+def no_unpark(user: access.User, run: Run) -> str:
+    """Why a parked run cannot go on yet; "" when it can."""
+    if not access.may(user, "retry", run.pipeline):
+        return not_granted("retry", run)
+    if not _known(run):
+        return f"First deploy {run.pipeline} {run.version} with the fingerprint {run.fingerprint[:12]}."
+    return ""
 
 
 def not_granted(verb: str, run: Run) -> str:

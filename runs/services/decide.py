@@ -22,7 +22,7 @@ from flujo.records import Decision
 from flujo.runner import answer_to
 from flujo.status import DecisionOutcome, TaskStatus
 
-from runs import access, dispatch
+from runs import access, changed_code, dispatch
 from runs.models import HumanTask
 from runs.registry import registry
 from runs.services import site_audit
@@ -75,6 +75,9 @@ def decide(
                 dispatch.hint_on_commit(task.run_id)
             decision: Decision = batch.result
             return decision
+    except PipelineChanged:
+        changed_code.settle(HumanTask.objects.get(pk=task_id).run_id, registry, timezone.now())
+        raise
     except _REFUSALS as refusal:
         _record_refusal(actor, task_id, refusal, origin)
         raise
@@ -102,7 +105,7 @@ def _gate(task: HumanTask) -> HumanStep:
     except PipelineNotFound as error:
         raise PipelineChanged(
             f"{task.run.pipeline} {task.run.version} is not registered on this server, so the answer cannot be "
-            "checked. The run is still paused: deploy that version, then decide."
+            "checked. The request stays open: deploy that version, then decide."
         ) from error
     gate = pipeline.find(task.path)
     if not isinstance(gate, HumanStep):

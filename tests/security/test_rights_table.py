@@ -39,6 +39,7 @@ READS: dict[str, tuple[int | str, ...]] = {
     "run_history": SEEN,
     "run_cancel": SEEN,
     "run_retry": SEEN,
+    "run_unpark": SEEN,
     "run_signal": SEEN,
     "run_step": SEEN,
     "f_runs": LIST,
@@ -64,6 +65,7 @@ POSTS: dict[str, tuple[int | str, ...]] = {
     "human_task_decide": (*GONE, 403, 422, 422, 403, 422),
     "run_cancel": (*GONE, *[422] * 5),
     "run_retry": (*GONE, *[422] * 5),
+    "run_unpark": (*GONE, *[422] * 5),
     "run_signal": (*GONE, 403, 403, 422, 403, 422),
     "pipeline_start": (*GONE, 403, 403, 422, 403, 422),
     "audit_export": (IN, IN, 403, 200, 403, 403, 200, 200, 200),  # the stranger's own pipeline's

@@ -1,6 +1,7 @@
 """Every legal change of a run, as pure functions that decide what one transaction writes."""
 
 from flujo.transitions.operator import Answer, cancel, decide, purge, receive, retry
+from flujo.transitions.parking import MOVING, is_parked, park, unpark
 from flujo.transitions.rules import ClaimTerms, is_due, waiting
 from flujo.transitions.steps import (
     AfterFailure,
@@ -21,6 +22,7 @@ from flujo.transitions.steps import (
 from flujo.transitions.worker import NewRun, cancel_here, claim, pause, release, renew, start
 
 __all__ = [
+    "MOVING",
     "AfterFailure",
     "Answer",
     "ClaimTerms",
@@ -42,6 +44,8 @@ __all__ = [
     "fail_run",
     "finish",
     "is_due",
+    "is_parked",
+    "park",
     "pause",
     "purge",
     "raise_human_task",
@@ -50,5 +54,6 @@ __all__ = [
     "renew",
     "retry",
     "start",
+    "unpark",
     "waiting",
 ]

@@ -155,8 +155,8 @@ def _end_rejected(draft: Draft, task: HumanTask) -> None:
 
 
 def _wake(draft: Draft, claim: ClaimTerms | None) -> None:
-    if draft.head.status is not RunStatus.PAUSED:
-        return  # a sibling branch is still running; its worker finds the answer before it pauses
+    if draft.head.status is not RunStatus.PAUSED or draft.head.wait is Wait.OPERATOR:
+        return  # a sibling branch is still running, or the run is parked: whoever goes on with it finds the answer
     if claim is not None:
         take(draft, claim)
     else:

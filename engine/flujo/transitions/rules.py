@@ -120,6 +120,10 @@ def end(draft: Draft, status: RunStatus, kind: EventKind, *, path: str = "", clo
         give_up_attempts(draft, AttemptOutcome.CANCELLED)
     elif status is RunStatus.FAILED:
         give_up_attempts(draft, AttemptOutcome.RELEASED)
+    if status is RunStatus.CANCELLED and draft.has("wait") is Wait.OPERATOR:  # what it was held for is over
+        draft.set(error_type="", error_message="")
+    if draft.has("outcome") is Outcome.NEEDS_ATTENTION:
+        draft.set(outcome=None)
     draft.set(status=status, wait=None, holder=None, lease_expires_at=None, wake_at=None, finished_at=draft.now)
     if status is RunStatus.COMPLETED and draft.head.outcome is Outcome.REJECTED:
         data["outcome"] = Outcome.REJECTED.value

@@ -11,7 +11,7 @@ from flujo.batch import GENESIS, Batch, Draft, RunView, Transition, required, un
 from flujo.errors import IdempotencyConflict, RunCancelled, RunConflict, RunFailed, RunFinished, RunIsLeased, RunWaits
 from flujo.lease import is_held
 from flujo.records import RunHead, RunInput, RunWait
-from flujo.status import AttemptOutcome, EventKind, RunStatus, Wait
+from flujo.status import AttemptOutcome, EventKind, OnChange, RunStatus, Wait
 from flujo.transitions.rules import ClaimTerms, end, give_up_attempts, is_due, mine, pause_here, take, waiting
 
 
@@ -34,6 +34,7 @@ class NewRun:
     tags: tuple[str, ...] = ()
     idempotency_key: str = ""
     priority: int = 0
+    on_change: OnChange | None = None
 
 
 def start(
@@ -60,7 +61,7 @@ def start(
             context_digest=canonical.digest(new.context),
             title=new.title,
             requester=new.requester,
-            **_where_given(idempotency_key=new.idempotency_key, priority=new.priority),
+            **_where_given(idempotency_key=new.idempotency_key, priority=new.priority, on_change=new.on_change),
             **facts,
         )
         if claim is not None:
@@ -100,6 +101,7 @@ def _first_head(view: RunView, new: NewRun, now: datetime) -> RunHead:
         tags=canonical.dump(list(new.tags)),
         idempotency_key=new.idempotency_key,
         priority=new.priority,
+        on_change=new.on_change,
     )
 
 

@@ -1,0 +1,59 @@
+"""Runs whose own code is not registered in this process, and what their policies say is to happen to them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from asgiref.sync import sync_to_async
+from django.db.models import Q
+from flujo import PipelineRegistry
+from flujo.deploy import follow, judge, parking
+from flujo.status import OnChange, RunStatus
+
+from runs.models import Run
+from runs.state_backend import DjangoBackend
+
+AT_ONCE = 100
+
+
+async def follow_policies(backend: DjangoBackend, registry: PipelineRegistry, now: datetime) -> list[tuple[str, str]]:
+    """Park the ready runs of this process's pipelines whose own code it lacks; the id and the reason of each.
+
+    Runs of pipelines of which it has no version at all are the business of other processes.
+    """
+    parked = []
+    for run_id in await sync_to_async(_candidates)(backend.using, registry, now):
+        document = await backend.load(run_id)
+        if document is None or document.head is None:
+            continue
+        verdict = judge(registry, document.head)
+        if await follow(verdict, document.head, backend, now):
+            parked.append((run_id, verdict.why))
+    return parked
+
+
+def settle(run_id: str, registry: PipelineRegistry, now: datetime) -> None:
+    """Follow the policy of one run with which a person wanted to go on."""
+    backend = DjangoBackend()
+    document = backend.load_now(run_id)
+    if document is None or document.head is None:
+        return
+    transition = parking(judge(registry, document.head), document.head, now)
+    if transition is not None:
+        backend.transact_now(run_id, transition)
+
+
+def _candidates(using: str, registry: PipelineRegistry, now: datetime) -> list[str]:
+    ready = (
+        Q(status=RunStatus.QUEUED)
+        | Q(status=RunStatus.PAUSED, wake_at__lte=now)
+        | Q(status=RunStatus.RUNNING, lease_expires_at__lte=now)
+    )
+    runs = Run.objects.using(using).filter(ready, pipeline__in=registry.names())
+    for name in registry.names():
+        for version in registry.versions(name):
+            entry = registry.get(name, version)
+            runs = runs.exclude(pipeline=name, version=version, fingerprint=entry.fingerprint)
+    pinned = [name for name in registry.names() if registry.get(name).on_change is OnChange.PIN]
+    runs = runs.exclude(on_change=OnChange.PIN).exclude(on_change=None, pipeline__in=pinned)
+    return list(runs.order_by("updated_at").values_list("run_id", flat=True)[:AT_ONCE])
