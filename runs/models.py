@@ -63,6 +63,7 @@ class Run(models.Model):
     idempotency_key = models.CharField(max_length=200, blank=True)
     priority = models.IntegerField(default=0)
     on_change = models.CharField(max_length=16, choices=_choices(OnChange), null=True)
+    concurrency_key = models.CharField(max_length=401, blank=True)
 
     class Meta:
         ordering: ClassVar = ["-created_at", "-run_id"]
@@ -89,9 +90,14 @@ class Run(models.Model):
             models.Index(fields=["status", "-created_at", "-run_id"], name="flujo_run_by_status"),
             models.Index(fields=["pipeline", "-created_at", "-run_id"], name="flujo_run_by_pipeline"),
             models.Index(
-                fields=["status", "-priority", "created_at", "fingerprint"],
+                fields=["status", "-priority", "created_at", "fingerprint", "concurrency_key"],
                 name="flujo_run_queued",
                 condition=models.Q(status=RunStatus.QUEUED),
+            ),
+            models.Index(
+                fields=["status", "concurrency_key"],
+                name="flujo_run_running",
+                condition=models.Q(status=RunStatus.RUNNING),
             ),
             models.Index(
                 fields=["lease_expires_at"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -23,6 +23,7 @@ from flujo.state.base import StateBackend, check_run_id, compare_and_import
 from flujo.state.ready import ready_runs
 from flujo.state.sql import Dialect, SqlView, fetch, replace, transact
 from flujo.state.workflow_state import document_of, state_of
+from flujo.status import RunStatus
 from flujo.transitions import purge
 
 from runs import models
@@ -190,14 +191,25 @@ class DjangoBackend(StateBackend):
         return await self._select(RunHead, "run_id > {0} ORDER BY run_id LIMIT {1}", after, limit)
 
     async def ready(
-        self, now: datetime, limit: int = 100, *, fingerprints: Iterable[str] | None = None
+        self,
+        now: datetime,
+        limit: int = 100,
+        *,
+        fingerprints: Iterable[str] | None = None,
+        full_keys: Collection[str] = (),
     ) -> list[RunHead]:
         def select() -> list[RunHead]:
             with connections[self.using].cursor() as cursor:
                 dialect = _dialect(self.using, for_write=False)
-                return ready_runs(cursor, dialect, now, limit, fingerprints=fingerprints)
+                return ready_runs(cursor, dialect, now, limit, fingerprints=fingerprints, full_keys=full_keys)
 
         return await self._in_thread(select)
+
+    async def next_of_key(self, concurrency_key: str) -> str | None:
+        """The first queued run of a concurrency key."""
+        queued = models.Run.objects.using(self.using).filter(status=RunStatus.QUEUED, concurrency_key=concurrency_key)
+        first = queued.order_by("-priority", "created_at").values_list("run_id", flat=True)
+        return await self._in_thread(first.first)
 
     async def run_ids(self) -> list[str]:
         known = [
@@ -258,6 +270,7 @@ def _dialect(using: str, *, for_write: bool = True) -> Dialect:
         tables={record: connection.ops.quote_name(_table(model)) for record, model in _MODELS.items()},
         mark="%s",
         time_to_db=connection.ops.adapt_datetimefield_value,
+        take_turns="SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))" if connection.vendor == "postgresql" else "",
         lock=" FOR UPDATE" if for_write and connection.features.has_select_for_update else "",
     )
 

@@ -14,7 +14,15 @@ from typing import Protocol
 
 from django.utils import timezone
 from flujo import Flujo, PipelineRegistry, watch
-from flujo.errors import Fenced, FlujoError, IllegalTransition, PipelineNotFound, RunIsLeased, RunNotFound
+from flujo.errors import (
+    AtMaxConcurrency,
+    Fenced,
+    FlujoError,
+    IllegalTransition,
+    PipelineNotFound,
+    RunIsLeased,
+    RunNotFound,
+)
 from flujo.records import RunHead
 
 from runs import changed_code, dispatch
@@ -30,6 +38,7 @@ CANCEL_SECONDS = 2.0
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 300.0
 PAUSE_AFTER_ERROR = 2.0
+FULL_SECONDS = 1.0
 
 TAKEN_BY_ANOTHER = (RunIsLeased, Fenced, RunNotFound, IllegalTransition)
 
@@ -62,6 +71,7 @@ class Worker:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._setbacks: dict[str, Setback] = {}
         self._policies_again = 0.0
+        self._full_keys: dict[str, float] = {}
         self._thread = Thread(target=self._run, name="flujo-worker", daemon=True)
         self._ready: Future[_Signals] = Future()
 
@@ -114,6 +124,7 @@ class Worker:
     async def _fill(self, signals: _Signals) -> float:
         """Give each free slot a run; the seconds after which to look again without a hint."""
         self._setbacks = {key: it for key, it in self._setbacks.items() if it.until > monotonic() - LONGEST_PAUSE}
+        self._full_keys = {key: until for key, until in self._full_keys.items() if until > monotonic()}
         try:
             await self._follow_policies()
             for head in await self._claimable(timezone.now()):
@@ -121,7 +132,7 @@ class Worker:
         except Exception:  # the seam of the worker: a store that is away for a while must not end it
             logger.exception("The worker could not look for ready runs; it tries again.")
             return PAUSE_AFTER_ERROR
-        return LOOK_SECONDS
+        return FULL_SECONDS if self._full_keys else LOOK_SECONDS
 
     async def _follow_policies(self) -> None:
         """Now and then see to the runs that this process would take, but has not the code for."""
@@ -135,7 +146,9 @@ class Worker:
         """As many runs as there are free slots, however many that cannot be executed stand before them."""
         free, limit = self._concurrency - len(self._running), self._concurrency * 4
         while free > 0:
-            heads = await self._backend.ready(now, limit, fingerprints=self._fingerprints())
+            heads = await self._backend.ready(
+                now, limit, fingerprints=self._fingerprints(), full_keys=list(self._full_keys)
+            )
             found = [head for head in heads if self._can(head)][:free]
             if len(found) == free or len(heads) < limit:
                 return found
@@ -178,6 +191,9 @@ class Worker:
                 state_backend=self._backend,
             ).continue_async(head.run_id, drain=signals.drain)
             self._setbacks.pop(head.run_id, None)
+            await self._offer_place(head.concurrency_key)
+        except AtMaxConcurrency:
+            self._full_keys[head.concurrency_key] = monotonic() + FULL_SECONDS
         except TAKEN_BY_ANOTHER as error:
             logger.debug("Run %s was left to another: %s", head.run_id, error)
             self._setbacks[head.run_id] = Setback.after(None, "taken", monotonic())
@@ -188,6 +204,13 @@ class Worker:
         finally:
             del self._running[head.run_id]
             signals.wake.set()
+
+    async def _offer_place(self, concurrency_key: str) -> None:
+        """A run of this key has given back its place: tell those who wait for one."""
+        self._full_keys.pop(concurrency_key, None)
+        waiting = await self._backend.next_of_key(concurrency_key) if concurrency_key else None
+        if waiting is not None:
+            dispatch.hint(waiting)
 
     def _set_back(self, run_id: str, reason: str, unexpected: Exception | None = None) -> None:
         before = self._setbacks.get(run_id)

@@ -1,13 +1,18 @@
-"""How runs are let in: the run that an idempotency key stands for, and which of those that wait goes first."""
+"""How runs are let in: the run that an idempotency key stands for, which goes first, and how many go at once."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 from flujo import canonical
 from flujo.clock import Clock
 from flujo.description import checked
-from flujo.errors import InvalidInput
+from flujo.errors import InvalidInput, PipelineDefinitionError
+from flujo.node import no_coroutine
 
 MAX_PRIORITY = 1000
+MAX_CONCURRENCY_KEY = 200
 _ID_LETTERS = 32
 
 
@@ -24,6 +29,25 @@ def run_id_for(pipeline: str, key: str | None, given: str | None, clock: Clock) 
     if not checked(idempotency_key=key)["idempotency_key"]:
         raise InvalidInput("An idempotency key is not empty.")
     return canonical.digest(canonical.dump(["idempotency key", pipeline, key]))[:_ID_LETTERS]
+
+
+def check_bound(pipeline: str, max_concurrency: int | None, key: Callable[[Any], str] | None) -> None:
+    """Raise `PipelineDefinitionError` unless the bound of a pipeline's runs makes sense."""
+    if max_concurrency is None and key is not None:
+        raise PipelineDefinitionError(f"{pipeline!r} has a concurrency key, but no max_concurrency.")
+    if max_concurrency is not None and (type(max_concurrency) is not int or max_concurrency < 1):
+        raise PipelineDefinitionError(f"{pipeline!r}: max_concurrency is at least 1, not {max_concurrency!r}.")
+    no_coroutine(key, f"{pipeline!r}: the concurrency key")
+
+
+def key_in_bounds(pipeline: str, key: object) -> str:
+    """A concurrency key as runs hold it: keys of two pipelines never meet. Raises `InvalidInput` for what is none."""
+    if not isinstance(key, str) or not key or len(key) > MAX_CONCURRENCY_KEY or not key.isprintable():
+        raise InvalidInput(
+            f"A concurrency key is a text of 1 to {MAX_CONCURRENCY_KEY} printable characters; that of {pipeline} "
+            f"gave {key!r}."
+        )
+    return f"{pipeline}/{key}"
 
 
 def checked_priority(priority: int) -> int:

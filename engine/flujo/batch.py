@@ -53,6 +53,12 @@ class RunView(Protocol):
     def open_waits(self) -> list[RunWait]:
         """The waits for timers and signals that are not over."""
 
+    def holders_of(self, concurrency_key: str) -> list[RunHead]:
+        """The other runs of this key that are running; until this write is over no other one may ask for the same key.
+
+        Raises `BackendCannot` where the store cannot tell.
+        """
+
     def signal(self, message_id: str) -> Signal | None: ...
     def waiting_signals(self) -> list[Signal]:
         """The signals that no step has taken, oldest first."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from flujo import canonical, codec
 from flujo.batch import Batch
 from flujo.context import Fields, fold
-from flujo.errors import CorruptState, Fenced
+from flujo.errors import BackendCannot, CorruptState, Fenced
 from flujo.paths import is_top
 from flujo.records import (
     Attempt,
@@ -32,11 +32,15 @@ _GONE_WITH_THE_RUN = (RunInput, Checkpoint, Attempt, HumanTask, RunWait, Signal,
 
 @dataclass(slots=True)
 class RunDocument:
-    """One run's rows, by table and key. It is a `RunView`, and `apply` writes a batch to it."""
+    """One run's rows, by table and key. It is a `RunView`, and `apply` writes a batch to it.
+
+    `running` finds the running runs of a concurrency key where the store knows of other runs.
+    """
 
     run_id: str
     head: RunHead | None = None
     rows: dict[type[Record], dict[tuple[Any, ...], Any]] = field(default_factory=dict)
+    running: Callable[[str], Iterable[RunHead]] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, run_id: str, records: Iterable[Record]) -> RunDocument:
@@ -109,6 +113,14 @@ class RunDocument:
 
     def decision(self, path: str, generation: int) -> Decision | None:
         return self._table(Decision).get((self.run_id, path, generation))
+
+    def holders_of(self, concurrency_key: str) -> list[RunHead]:
+        """The other runs of this key that are running. Raises `BackendCannot` where the store knows of no other run."""
+        if self.running is None:
+            raise BackendCannot(
+                "This backend cannot count runs, as max_concurrency asks. Use one of the built-in ones."
+            )
+        return [head for head in self.running(concurrency_key) if head.run_id != self.run_id]
 
     def waits(self) -> list[RunWait]:
         return list(self._table(RunWait).values())

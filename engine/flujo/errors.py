@@ -146,6 +146,12 @@ class RunIsLeased(FlujoError):
     code = "run_is_leased"
 
 
+class AtMaxConcurrency(FlujoError):
+    """As many runs of this pipeline or key are running as may. The run stays queued until one of them ends."""
+
+    code = "at_max_concurrency"
+
+
 class Fenced(FlujoError):
     """This worker no longer holds the run: its lease expired and was taken over. Nothing was written."""
 

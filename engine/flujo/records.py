@@ -48,7 +48,7 @@ class RunHead(Record):
     `fence` the token of the newest lease; `generation` the number of questions asked and waits begun;
     `round` that of explicit retries. `holder` is the JSON of a `flujo.lease.Holder`. `wake_at` is when the
     earliest timer or retry of a paused run is due. Of the runs that wait for a worker, those of higher `priority` go
-    first.
+    first. Of the runs with one `concurrency_key` only so many as the pipeline says hold a lease at once.
     """
 
     table = "run"
@@ -87,6 +87,7 @@ class RunHead(Record):
     idempotency_key: str = ""
     priority: int = 0
     on_change: OnChange | None = None
+    concurrency_key: str = ""
 
     @property
     def active(self) -> bool:

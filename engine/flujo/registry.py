@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
 from flujo import canonical
-from flujo.admission import checked_priority
+from flujo.admission import check_bound, checked_priority, key_in_bounds
 from flujo.context import PipelineContext
 from flujo.errors import (
     InvalidInput,
@@ -43,6 +44,8 @@ class RegisteredPipeline:
     description: str = ""
     priority: int = 0
     on_change: OnChange = OnChange.REFUSE
+    max_concurrency: int | None = None
+    concurrency_key: Callable[[Any], str] | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -57,6 +60,19 @@ class RegisteredPipeline:
         if self.input_type is None or self.input_type is Any:
             return None
         return canonical.adapter(self.input_type).json_schema(mode="validation")
+
+    def key_for(self, encoded_input: str) -> str:
+        """Among which runs one on this input is counted; "" where any number may run. Raises `InvalidInput`."""
+        if self.max_concurrency is None:
+            return ""
+        if self.concurrency_key is None:
+            return self.name
+        annotation = Any if self.input_type is None else self.input_type
+        try:
+            key = self.concurrency_key(canonical.decode(encoded_input, annotation))
+        except Exception as error:  # the seam to user code
+            raise InvalidInput(f"The concurrency key of {self.name} failed: {error!r}", errors=[]) from error
+        return key_in_bounds(self.name, key)
 
     def encode_input(self, value: Any) -> str:
         """The canonical JSON of a valid input. Raises `InvalidInput` with pydantic's `errors` in its details."""
@@ -95,12 +111,16 @@ class PipelineRegistry:
         description: str = "",
         priority: int = 0,
         on_change: OnChange | str = OnChange.REFUSE,
+        max_concurrency: int | None = None,
+        concurrency_key: Callable[[Any], str] | None = None,
     ) -> RegisteredPipeline:
         """Register a pipeline, or a bare step as a pipeline of one.
 
         `priority`, from -1000 to 1000, is that of its runs where a start gives none: workers take higher ones first.
         `on_change` of the newest version says what happens to unfinished runs whose own code is not registered:
         "refuse" parks them for an operator, "pin" leaves them to a process that has their version.
+        At most `max_concurrency` of its runs hold a lease at once, in all processes together; with `concurrency_key`, a
+        function of the input that gives a text, so many for each key. The others stay queued.
 
         Raises `PipelineConflict` when the name and version are taken by a pipeline of another shape.
         """
@@ -115,6 +135,7 @@ class PipelineRegistry:
                 f"Pipeline {name!r} is nested so deeply that a path would be longer than {MAX_PATH} characters. "
                 "Give its steps shorter names."
             )
+        check_bound(name, max_concurrency, concurrency_key)
         entry = RegisteredPipeline(
             name,
             version,
@@ -123,6 +144,8 @@ class PipelineRegistry:
             description,
             checked_priority(priority),
             _policy(on_change),
+            max_concurrency,
+            concurrency_key,
         )
         known = self._known.setdefault(name, {})
         if version in known and known[version].fingerprint != entry.fingerprint:

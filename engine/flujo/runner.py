@@ -19,6 +19,7 @@ from flujo.description import checked
 from flujo.document import RunDocument
 from flujo.errors import (
     AmbiguousAnswer,
+    AtMaxConcurrency,
     BackendCannot,
     HumanTaskNotFound,
     PipelineChanged,
@@ -42,6 +43,9 @@ from flujo.state.base import RUN_ID, StateBackend
 from flujo.status import DecisionOutcome, OnChange, RunStatus, Wait
 from flujo.step import Step
 from flujo.transitions import Answer, ClaimTerms, NewRun
+
+FIRST_LOOK, LAST_LOOK = 0.05, 1.0
+"""Seconds between two looks for a place among the runs of a concurrency key."""
 
 
 class Flujo:
@@ -121,7 +125,7 @@ class Flujo:
             new.run_id, transitions.start(new, now=self.clock.now(), claim=terms, facts={})
         )
         if started.result:
-            return await self._execute(entry, new.run_id, progress)
+            return await self._take_up(entry, started.kept, progress)
         if started.kept.active and not self.registry.has(started.kept):
             entry = await self._own_code(RunDocument(new.run_id, started.kept))
         return await self._go_on(entry, started.kept, progress)
@@ -147,10 +151,28 @@ class Flujo:
         if (waits and head.wait is not Wait.RETRY) or head.status is RunStatus.COMPLETED:
             return result_of(entry, document)
         try:
-            await self.backend.transact(head.run_id, transitions.claim(self._terms(entry), now=self.clock.now()))
+            await self._claim(entry, head.run_id)
         except (RunWaits, RunFinished):  # its worker brought it to rest since we looked
             return result_of(entry, await self._load(head.run_id))
         return await self._execute(entry, head.run_id, progress)
+
+    async def _take_up(self, entry: RegisteredPipeline, head: RunHead, progress: Progress) -> PipelineResult:
+        """Work on a run that was just taken, or that is queued because too many of its key were running."""
+        if head.status is RunStatus.QUEUED:
+            await self._claim(entry, head.run_id)
+        return await self._execute(entry, head.run_id, progress)
+
+    async def _claim(self, entry: RegisteredPipeline, run_id: str) -> None:
+        """Take the lease; while too many runs of its key are running, wait for a place."""
+        pause = FIRST_LOOK
+        while True:
+            try:
+                await self.backend.transact(run_id, transitions.claim(self._terms(entry), now=self.clock.now()))
+            except AtMaxConcurrency:
+                await self.clock.sleep(pause)
+                pause = min(2 * pause, LAST_LOOK)
+            else:
+                return
 
     async def _execute(
         self,
@@ -262,6 +284,8 @@ class Flujo:
         batch = await self.backend.transact(run_id, received)
         if batch.before is not None and batch.before.fence != batch.kept.fence:
             return await self._execute(entry, run_id, silent)
+        if batch.before is not None and batch.before.status is RunStatus.PAUSED:
+            return await self._settled(entry, batch.kept)
         return result_of(entry, await self._load(run_id))
 
     # Retry and cancel
@@ -275,8 +299,8 @@ class Flujo:
         entry = await self._own_code(await self._load(run_id))
         terms = self._terms(entry)
         again = transitions.retry(actor=actor, reason=reason, now=self.clock.now(), claim=terms, facts={})
-        await self.backend.transact(run_id, again)
-        return await self._execute(entry, run_id, silent)
+        retried = await self.backend.transact(run_id, again)
+        return await self._take_up(entry, retried.kept, silent)
 
     def cancel(self, run_id: str, **options: Any) -> PipelineResult:
         """Cancel a run; the options are those of `cancel_async`."""
@@ -377,7 +401,7 @@ class Flujo:
             node = nodes[head.step_index] if head.step_index < len(nodes) else None
             return node.name if isinstance(node, Step) else None
 
-        return ClaimTerms(this_process(), self.lease, entry.fingerprint, first_attempt, patient)
+        return ClaimTerms(this_process(), self.lease, entry.fingerprint, first_attempt, patient, entry.max_concurrency)
 
 
 def new_run(
@@ -396,13 +420,14 @@ def new_run(
     """A run of `entry`, its input and context validated and encoded. Raises `InvalidInput`."""
     checked(title=title, owner=owner, requester=requester, tags=list(tags))
     fields = fields_of(initial(entry.context_model, context))
+    encoded = entry.encode_input(value)
     first = entry.pipeline.nodes[0]
     return NewRun(
         run_id=str(context["run_id"]),
         pipeline=entry.name,
         version=entry.version,
         fingerprint=entry.fingerprint,
-        input=entry.encode_input(value),
+        input=encoded,
         context=canonical.dump(fields, where="context"),
         shape=entry.pipeline.shape_text,
         step_count=len(entry.pipeline),
@@ -414,6 +439,7 @@ def new_run(
         idempotency_key=idempotency_key,
         priority=entry.priority if priority is None else checked_priority(priority),
         on_change=None if on_change is None else OnChange(on_change),
+        concurrency_key=entry.key_for(encoded),
     )
 
 

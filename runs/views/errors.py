@@ -26,6 +26,7 @@ STATUS = {
     "run_active": 409,
     "run_conflict": 409,
     "idempotency_conflict": 422,
+    "at_max_concurrency": 409,
     "run_is_leased": 409,
     "fenced": 409,
     "pipeline_changed": 409,

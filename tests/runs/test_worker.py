@@ -139,6 +139,29 @@ def test_worker_keeps_to_its_number_of_runs_at_once(registry: PipelineRegistry, 
     assert most[0] == 3
 
 
+def test_workers_together_keep_to_the_bound_of_a_pipeline_and_go_on_with_others(
+    registry: PipelineRegistry, queue: Start
+) -> None:
+    lock, at_once, most = Lock(), [0], [0]
+
+    @step
+    def counted(ctx: StepContext) -> None:
+        with lock:
+            at_once[0] += 1
+            most[0] = max(most[0], at_once[0])
+        time.sleep(0.03)
+        with lock:
+            at_once[0] -= 1
+
+    registry.register(counted, name="bounded", version="1.0.0", max_concurrency=2)
+    runs = [queue(counted, "bounded") for _ in range(6)]
+    others = [queue(done, "unbounded") for _ in range(2)]
+    with working(registry, concurrency=3), working(registry, concurrency=3):
+        eventually(lambda: {status(run) for run in others} == {RunStatus.COMPLETED})
+        eventually(lambda: {status(run) for run in runs} == {RunStatus.COMPLETED})
+    assert most[0] == 2
+
+
 def test_worker_survives_a_step_that_fails_and_executes_the_others(registry: PipelineRegistry, queue: Start) -> None:
     @step
     def broken(ctx: StepContext) -> None:

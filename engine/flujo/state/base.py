@@ -7,7 +7,7 @@ import re
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -96,12 +96,17 @@ class StateBackend(ABC):
         raise BackendCannot(f"{type(self).__name__} cannot list its runs. Use one of the built-in backends.")
 
     async def ready(
-        self, now: datetime, limit: int = 100, *, fingerprints: Iterable[str] | None = None
+        self,
+        now: datetime,
+        limit: int = 100,
+        *,
+        fingerprints: Iterable[str] | None = None,
+        full_keys: Collection[str] = (),
     ) -> list[RunHead]:
         """Runs that a worker could take now: queued, due, or running under a lease that ended or whose holder is gone.
 
         Those of higher priority come first, then the oldest. `fingerprints` narrows them to the pipelines that the
-        worker has.
+        worker has; `full_keys` are concurrency keys whose runs are left out.
         """
         raise BackendCannot(f"{type(self).__name__} cannot list its runs. Use one of the built-in backends.")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -20,21 +20,33 @@ _IN_ORDER = " ORDER BY priority DESC, created_at LIMIT "
 
 
 def ready_runs(
-    cursor: Cursor, dialect: Dialect, now: datetime, limit: int, *, fingerprints: Iterable[str] | None
+    cursor: Cursor,
+    dialect: Dialect,
+    now: datetime,
+    limit: int,
+    *,
+    fingerprints: Iterable[str] | None,
+    full_keys: Collection[str],
 ) -> list[RunHead]:
     """The first `limit` runs that a worker with these pipelines could take; None for all pipelines."""
     known = None if fingerprints is None else sorted(fingerprints)
     if known == []:
         return []
-    mine = "" if known is None else f" AND fingerprint IN ({', '.join([dialect.mark] * len(known))})"
+    mine = f" AND fingerprint IN ({_marks(dialect, known)})" if known else ""
+    mine += f" AND concurrency_key NOT IN ({_marks(dialect, full_keys)})" if full_keys else ""
 
     def some(where: str, parameters: Sequence[Any], suffix: str) -> list[RunHead]:
-        return fetch(cursor, dialect, RunHead, where + mine, [*parameters, *(known or [])], suffix=suffix)
+        values = [*parameters, *(known or []), *full_keys]
+        return fetch(cursor, dialect, RunHead, where + mine, values, suffix=suffix)
 
     heads = some(_QUEUED, [], f"{_IN_ORDER}{limit}")
     heads += some(_DUE, [dialect.to_db(now)], f"{_IN_ORDER}{limit}")
     heads += [head for head in some(_RUNNING, [], "") if is_held(head, now) is None]
     return in_order(heads)[:limit]
+
+
+def _marks(dialect: Dialect, values: Collection[str]) -> str:
+    return ", ".join([dialect.mark] * len(values))
 
 
 def is_ready(head: RunHead, now: datetime) -> bool:

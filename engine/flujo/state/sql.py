@@ -53,12 +53,17 @@ class Cursor(Protocol):
 
 @dataclass(frozen=True)
 class Dialect:
-    """How one database spells things: table names, the parameter mark, times, and how a row is locked for a write."""
+    """How one database spells things: table names, the parameter mark, times, and how a row is locked for a write.
+
+    `take_turns` is the statement that lets writers who name the same text go one after the other, where the database
+    has several writers at once.
+    """
 
     tables: dict[type[Record], str]
     mark: str = "?"
     time_to_db: Callable[[datetime], Any] = isoformat
     lock: str = ""
+    take_turns: str = ""
     _cache: dict[Any, str] = field(default_factory=dict)
 
     def to_db(self, value: Any) -> Any:
@@ -146,6 +151,12 @@ class SqlView:
 
     def decision(self, path: str, generation: int) -> Decision | None:
         return _only(self._rows(Decision, "run_id = {0} AND path = {1} AND generation = {2}", path, generation))
+
+    def holders_of(self, concurrency_key: str) -> list[RunHead]:
+        if self._dialect.take_turns:
+            self._cursor.execute(self._dialect.take_turns, [concurrency_key])
+        running = f"run_id <> {{0}} AND concurrency_key = {{1}} AND status = '{RunStatus.RUNNING.value}'"
+        return self._rows(RunHead, running, concurrency_key)
 
     def open_waits(self) -> list[RunWait]:
         return self._rows(RunWait, "run_id = {0} AND status = {1} ORDER BY began_at", WaitStatus.OPEN)

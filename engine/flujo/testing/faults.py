@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -119,9 +119,14 @@ class FaultyBackend(StateBackend):
         return await self.inner.heads(limit=limit, after=after)
 
     async def ready(
-        self, now: datetime, limit: int = 100, *, fingerprints: Iterable[str] | None = None
+        self,
+        now: datetime,
+        limit: int = 100,
+        *,
+        fingerprints: Iterable[str] | None = None,
+        full_keys: Collection[str] = (),
     ) -> list[RunHead]:
-        return await self.inner.ready(now, limit, fingerprints=fingerprints)
+        return await self.inner.ready(now, limit, fingerprints=fingerprints, full_keys=full_keys)
 
     async def events(self, run_id: str) -> Iterable[AuditEvent]:
         return await self.inner.events(run_id)

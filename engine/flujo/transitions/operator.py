@@ -25,7 +25,7 @@ from flujo.lease import is_held
 from flujo.paths import is_top
 from flujo.records import Checkpoint, Decision, HumanTask, RunHead, Signal, Tombstone
 from flujo.status import DecisionOutcome, EventKind, Outcome, RunStatus, TaskStatus, Wait
-from flujo.transitions.rules import ClaimTerms, end, lose_attempts, take
+from flujo.transitions.rules import ClaimTerms, end, lose_attempts, take_or_queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +157,7 @@ def _end_rejected(draft: Draft, task: HumanTask) -> None:
 def _wake(draft: Draft, claim: ClaimTerms | None) -> None:
     if draft.head.status is not RunStatus.PAUSED or draft.head.wait is Wait.OPERATOR:
         return  # a sibling branch is still running, or the run is parked: whoever goes on with it finds the answer
-    if claim is not None:
-        take(draft, claim)
-    else:
-        draft.set(status=RunStatus.QUEUED, wait=None, wake_at=None)
+    take_or_queue(draft, claim)
 
 
 def receive(
@@ -236,8 +233,7 @@ def retry(*, actor: str, reason: str, now: datetime, claim: ClaimTerms | None, f
             cancel_requested=False,
         )
         draft.event(EventKind.RUN_RETRIED, reason=reason, round=draft.head.round, **facts)
-        if claim is not None:
-            take(draft, claim)
+        take_or_queue(draft, claim)
         return draft.batch()
 
     return transition

@@ -10,7 +10,7 @@ from typing import Any
 
 from flujo.batch import Draft, RunView
 from flujo.errors import Fenced, PipelineChanged
-from flujo.lease import Holder
+from flujo.lease import Holder, is_held
 from flujo.paths import is_within
 from flujo.records import Attempt, Checkpoint, HumanTask, RunHead, RunWait
 from flujo.status import AttemptOutcome, EventKind, Outcome, RunStatus, TaskStatus, Wait, WaitStatus
@@ -24,7 +24,8 @@ class ClaimTerms:
     """Who takes the lease, for how long, with which code; `first_attempt` gives the path of the step that is next.
 
     `first_attempt` returns None where no attempt is to be recorded: the next step is a human task, or none is left.
-    `patient` takes a run that waits for a retry before that is due, and waits here.
+    `patient` takes a run that waits for a retry before that is due, and waits here. `max_concurrency`
+    is how many runs of one concurrency key may hold a lease at once; None for any number.
     """
 
     holder: Holder
@@ -32,6 +33,7 @@ class ClaimTerms:
     fingerprint: str
     first_attempt: Callable[[RunHead], str | None]
     patient: bool = False
+    max_concurrency: int | None = None
 
 
 def mine(view: RunView, fence: int) -> RunHead:
@@ -41,6 +43,34 @@ def mine(view: RunView, fence: int) -> RunHead:
         now = "is gone" if head is None else f"is {head.status.value} under token {head.fence}"
         raise Fenced(f"Token {fence} no longer holds run {view.run_id}, which {now}. Nothing was written.")
     return head
+
+
+def has_room(draft: Draft, terms: ClaimTerms) -> bool:
+    """Whether one more run of this one's concurrency key may hold a lease. A run whose lease ended holds none."""
+    key = draft.head.concurrency_key
+    if not key or terms.max_concurrency is None:
+        return True
+    held = [other for other in draft.view.holders_of(key) if is_held(other, draft.now) is not None]
+    return len(held) < terms.max_concurrency
+
+
+def take_or_queue(draft: Draft, terms: ClaimTerms | None) -> None:
+    """Take the lease; without terms, or where too many of its key are running, leave the run to whoever comes next."""
+    if terms is not None and has_room(draft, terms):
+        take(draft, terms)
+    elif draft.head.status is not RunStatus.QUEUED:
+        draft.set(status=RunStatus.QUEUED, wait=None, wake_at=None)
+
+
+def keep_lease(draft: Draft, lease: timedelta) -> None:
+    """Hold the lease from now on for its whole length. Raises `Fenced` where another run may have its place already."""
+    ended = draft.has("lease_expires_at")
+    if draft.has("concurrency_key") and ended is not None and ended <= draft.now:
+        raise Fenced(
+            f"The lease of run {draft.view.run_id} ended, and with it its place among the runs of "
+            f"{draft.has('concurrency_key')!r}. Nothing was written."
+        )
+    draft.set(lease_expires_at=draft.now + lease)
 
 
 def take(draft: Draft, terms: ClaimTerms) -> None:

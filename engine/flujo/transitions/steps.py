@@ -13,7 +13,7 @@ from flujo.batch import Batch, Draft, RunView, Transition
 from flujo.codec import isoformat
 from flujo.records import Attempt, Checkpoint, HumanTask, RunWait, Signal
 from flujo.status import AttemptOutcome, EventKind, RunStatus, TaskStatus, Wait, WaitStatus
-from flujo.transitions.rules import abandon, begin, end, mine, pause_here
+from flujo.transitions.rules import abandon, begin, end, keep_lease, mine, pause_here
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,8 @@ def complete_step(done: StepDone, then: Position, *, fence: int, lease: timedelt
         _end_wait(draft, done)
         if done.abandons:
             abandon(draft, done.abandons)
-        draft.set(step_index=then.index, step_name=then.name, lease_expires_at=now + lease, **_described(done))
+        draft.set(step_index=then.index, step_name=then.name, **_described(done))
+        keep_lease(draft, lease)
         if done.description:
             draft.event(EventKind.RUN_DESCRIBED, done.path, **done.description)
         _go_on(draft, then)
@@ -218,7 +219,7 @@ def fail_attempt(
         facts = {"retry_at": isoformat(retry.at)} if retry else {}
         draft.event(EventKind.STEP_FAILED, path, attempt=attempt, error_type=error.type, then=then.value, **facts)
         if then is AfterFailure.RETRY:
-            draft.set(lease_expires_at=now + lease)
+            keep_lease(draft, lease)
             _try_again(draft, path, attempt, retry)
         elif then is AfterFailure.FAIL_RUN:
             _fail(draft, path, error)

@@ -8,11 +8,32 @@ from typing import Any
 
 from flujo import canonical
 from flujo.batch import GENESIS, Batch, Draft, RunView, Transition, required, unchanged
-from flujo.errors import IdempotencyConflict, RunCancelled, RunConflict, RunFailed, RunFinished, RunIsLeased, RunWaits
+from flujo.errors import (
+    AtMaxConcurrency,
+    IdempotencyConflict,
+    RunCancelled,
+    RunConflict,
+    RunFailed,
+    RunFinished,
+    RunIsLeased,
+    RunWaits,
+)
 from flujo.lease import is_held
 from flujo.records import RunHead, RunInput, RunWait
 from flujo.status import AttemptOutcome, EventKind, OnChange, RunStatus, Wait
-from flujo.transitions.rules import ClaimTerms, end, give_up_attempts, is_due, mine, pause_here, take, waiting
+from flujo.transitions.rules import (
+    ClaimTerms,
+    end,
+    give_up_attempts,
+    has_room,
+    is_due,
+    keep_lease,
+    mine,
+    pause_here,
+    take,
+    take_or_queue,
+    waiting,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +56,7 @@ class NewRun:
     idempotency_key: str = ""
     priority: int = 0
     on_change: OnChange | None = None
+    concurrency_key: str = ""
 
 
 def start(
@@ -64,8 +86,7 @@ def start(
             **_where_given(idempotency_key=new.idempotency_key, priority=new.priority, on_change=new.on_change),
             **facts,
         )
-        if claim is not None:
-            take(draft, claim)
+        take_or_queue(draft, claim)
         return draft.batch(result=True)
 
     return decide
@@ -102,6 +123,7 @@ def _first_head(view: RunView, new: NewRun, now: datetime) -> RunHead:
         idempotency_key=new.idempotency_key,
         priority=new.priority,
         on_change=new.on_change,
+        concurrency_key=new.concurrency_key,
     )
 
 
@@ -125,14 +147,19 @@ def _check_same(head: RunHead, new: NewRun) -> None:
 def claim(terms: ClaimTerms, *, now: datetime) -> Transition:
     """Take the lease of a queued run, or of one whose holder is gone.
 
-    Raises `RunIsLeased` naming a live holder, `PipelineChanged` under other code, and the error of its status for a run
-    that is paused or finished.
+    Raises `RunIsLeased` naming a live holder, `AtMaxConcurrency` where too many of its key are running,
+    `PipelineChanged` under other code, and the error of its status for a run that is paused or finished.
     """
 
     def decide(view: RunView) -> Batch:
         head = required(view)
         _check_claimable(head, now, patient=terms.patient)
         draft = Draft(view, now)
+        if not has_room(draft, terms):
+            raise AtMaxConcurrency(
+                f"Run {head.run_id} waits: {terms.max_concurrency} runs of {head.concurrency_key!r} are running.",
+                key=head.concurrency_key,
+            )
         take(draft, terms)
         return draft.batch()
 
@@ -217,7 +244,7 @@ def renew(*, fence: int, lease: timedelta, now: datetime) -> Transition:
     def decide(view: RunView) -> Batch:
         mine(view, fence)
         draft = Draft(view, now)
-        draft.set(lease_expires_at=now + lease)
+        keep_lease(draft, lease)
         return draft.batch()
 
     return decide

@@ -6,8 +6,8 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from flujo.clock import Clock, SystemClock
 from flujo.document import RunDocument
 from flujo.errors import BackendError, CorruptState, OutcomeUnknown
 from flujo.records import RunHead
+from flujo.state.backends.file_places import Places
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
 from flujo.state.ready import in_order, is_ready
 from flujo.state.workflow_state import document_of, state_of
@@ -26,6 +27,7 @@ from flujo.threads import in_thread
 from flujo.transitions import purge
 
 _SUFFIX = ".jsonl"
+_PLACES = "places"
 
 
 @dataclass(slots=True)
@@ -63,11 +65,13 @@ class FileBackend(StateBackend):
         return result
 
     def _transact(self, run_id: str, transition: Transition) -> Batch:
-        with self._locked(run_id) as descriptor:
+        with self._locked(run_id) as descriptor, closing(Places(self.folder / _PLACES, self._peek)) as places:
             cached = self._read(run_id, descriptor)
+            cached.document.running = places.running
             batch = transition(cached.document)
             if not batch.writes:
                 return batch
+            places.take(batch.head)
             after = cached.document.copy()
             after.apply(batch)
             if batch.head is None:
@@ -108,6 +112,17 @@ class FileBackend(StateBackend):
             document = self._read(run_id, descriptor).document.copy()
             return document if document.records() else None
 
+    def _peek(self, run_id: str) -> RunHead | None:
+        """The head of another run as its file says now: without its lock, since whoever has that may wait for ours."""
+        try:
+            lines = self._path(run_id).read_bytes().rpartition(b"\n")[0].splitlines()
+        except FileNotFoundError:
+            return None
+        document = RunDocument(run_id)
+        for line in lines:
+            self._apply_line(document, line, str(self._path(run_id)))
+        return document.head
+
     async def load_state(self, run_id: str) -> dict[str, Any] | None:
         document = await self.load(run_id)
         return None if document is None or document.head is None else state_of(document)
@@ -129,12 +144,17 @@ class FileBackend(StateBackend):
         return heads
 
     async def ready(
-        self, now: datetime, limit: int = 100, *, fingerprints: Iterable[str] | None = None
+        self,
+        now: datetime,
+        limit: int = 100,
+        *,
+        fingerprints: Iterable[str] | None = None,
+        full_keys: Collection[str] = (),
     ) -> list[RunHead]:
         known = None if fingerprints is None else set(fingerprints)
-        heads = await self.heads(limit=2**31)
-        ready = (head for head in heads if is_ready(head, now) and (known is None or head.fingerprint in known))
-        return in_order(ready)[:limit]
+        ready = [head for head in await self.heads(limit=2**31) if is_ready(head, now)]
+        mine = [head for head in ready if known is None or head.fingerprint in known]
+        return in_order(head for head in mine if head.concurrency_key not in full_keys)[:limit]
 
     # Files
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +14,7 @@ from flujo.records import RunHead
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
 from flujo.state.ready import in_order, is_ready
 from flujo.state.workflow_state import document_of, state_of
+from flujo.status import RunStatus
 
 
 class InMemoryBackend(StateBackend):
@@ -30,11 +31,16 @@ class InMemoryBackend(StateBackend):
         check_run_id(run_id)
         with self._lock:
             document = self._runs.get(run_id) or RunDocument(run_id)
+            document.running = self._running
             batch = transition(document)
             if batch.writes:
                 document.apply(batch)
                 self._runs[run_id] = document
             return batch
+
+    def _running(self, concurrency_key: str) -> list[RunHead]:
+        heads = (document.head for document in self._runs.values() if document.head is not None)
+        return [h for h in heads if h.concurrency_key == concurrency_key and h.status is RunStatus.RUNNING]
 
     async def load(self, run_id: str) -> RunDocument | None:
         check_run_id(run_id)
@@ -66,12 +72,17 @@ class InMemoryBackend(StateBackend):
         return sorted(heads, key=lambda head: head.run_id)[:limit]
 
     async def ready(
-        self, now: datetime, limit: int = 100, *, fingerprints: Iterable[str] | None = None
+        self,
+        now: datetime,
+        limit: int = 100,
+        *,
+        fingerprints: Iterable[str] | None = None,
+        full_keys: Collection[str] = (),
     ) -> list[RunHead]:
         known = None if fingerprints is None else set(fingerprints)
-        heads = await self.heads(limit=2**31)
-        ready = (head for head in heads if is_ready(head, now) and (known is None or head.fingerprint in known))
-        return in_order(ready)[:limit]
+        ready = [head for head in await self.heads(limit=2**31) if is_ready(head, now)]
+        mine = [head for head in ready if known is None or head.fingerprint in known]
+        return in_order(head for head in mine if head.concurrency_key not in full_keys)[:limit]
 
     async def run_ids(self) -> list[str]:
         with self._lock:

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -154,10 +154,15 @@ class SQLiteBackend(StateBackend):
         return self._select(RunHead, "run_id > {0} ORDER BY run_id LIMIT {1}", after, limit)
 
     async def ready(
-        self, now: datetime, limit: int = 100, *, fingerprints: Iterable[str] | None = None
+        self,
+        now: datetime,
+        limit: int = 100,
+        *,
+        fingerprints: Iterable[str] | None = None,
+        full_keys: Collection[str] = (),
     ) -> list[RunHead]:
         with self._reading() as cursor:
-            return ready_runs(cursor, self._dialect, now, limit, fingerprints=fingerprints)
+            return ready_runs(cursor, self._dialect, now, limit, fingerprints=fingerprints, full_keys=full_keys)
 
     async def run_ids(self) -> list[str]:
         with self._reading() as cursor:

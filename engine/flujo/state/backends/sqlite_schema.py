@@ -46,12 +46,13 @@ def create_tables(connection: sqlite3.Connection) -> None:
 def _statements() -> list[str]:
     tables = [_table(record) for record in RECORDS]
     run, events, tasks = TABLES[RunHead], TABLES[AuditEvent], TABLES[HumanTask]
-    order = "status, priority DESC, created_at, fingerprint"
+    order = "status, priority DESC, created_at, fingerprint, concurrency_key"
+    running = f"status = '{RunStatus.RUNNING.value}'"
     queued = f"status = '{RunStatus.QUEUED.value}'"
     active = ", ".join(f"'{status.value}'" for status in sorted(ACTIVE))
     return [
         *tables,
-        f"CREATE INDEX IF NOT EXISTS {run}_by_status ON {run} (status)",
+        f"CREATE INDEX IF NOT EXISTS {run}_running ON {run} (status, concurrency_key) WHERE {running}",
         f"CREATE INDEX IF NOT EXISTS {run}_queued ON {run} ({order}) WHERE {queued}",
         f"CREATE INDEX IF NOT EXISTS {run}_by_wake_at ON {run} (wake_at) WHERE wake_at IS NOT NULL",
         f"CREATE INDEX IF NOT EXISTS {tasks}_open ON {tasks} (status, raised_at)",
