@@ -113,6 +113,7 @@ CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
 LOGIN_URL = "sign_in"
 LOGIN_REDIRECT_URL = "/"
 LOGOUT_REDIRECT_URL = "sign_in"
+FLUJO_SIGN_OUT_URL = "sign_out"
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
 AUTH_PASSWORD_VALIDATORS: list[dict[str, Any]] = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
@@ -177,7 +178,7 @@ FILE_UPLOAD_DIRECTORY_PERMISSIONS = 0o700
 
 # Static files
 STATIC_URL = "/static/"
-STATICFILES_DIRS = [BASE_DIR / "static"]
+STATICFILES_DIRS = [("flujo", BASE_DIR / "static")]  # the prefix that the wheel gives them too
 STATIC_ROOT = FLUJO_DATA_DIR / "static" if FLUJO_HTTPS else None
 WHITENOISE_USE_FINDERS = not FLUJO_HTTPS
 WHITENOISE_AUTOREFRESH = DEBUG

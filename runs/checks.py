@@ -18,7 +18,7 @@ from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage, Tags, register
 
-from runs import store_checks
+from runs import site_settings, store_checks
 
 SAMPLE_KEY_WORDS = ("django-insecure", "changeme", "change-me", "change_me", "example", "secret-key", "xxxxx")
 SLOW_HASHERS = ("Argon2PasswordHasher", "ScryptPasswordHasher", "BCryptSHA256PasswordHasher", "PBKDF2PasswordHasher")
@@ -113,7 +113,7 @@ def _sign_in_unthrottled() -> bool:
 
 def _uploads_unlimited() -> bool:
     limits = ("DATA_UPLOAD_MAX_MEMORY_SIZE", "DATA_UPLOAD_MAX_NUMBER_FIELDS", "DATA_UPLOAD_MAX_NUMBER_FILES")
-    return any(getattr(settings, name) is None for name in limits) or not getattr(settings, "FLUJO_MAX_UPLOAD_BYTES", 0)
+    return any(getattr(settings, name) is None for name in limits) or not site_settings.max_upload_bytes()
 
 
 def _uploads_readable() -> bool:
@@ -137,7 +137,7 @@ def _debug_in_templates() -> bool:
 
 
 def _data_readable() -> bool:
-    folder = Path(settings.FLUJO_DATA_DIR)
+    folder = site_settings.data_folder()
     return folder.exists() and bool(stat.S_IMODE(folder.stat().st_mode) & 0o077)
 
 

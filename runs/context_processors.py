@@ -6,8 +6,11 @@ from typing import Any
 
 from django.conf import settings
 from django.http import HttpRequest
+from django.shortcuts import resolve_url
 from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
+
+from runs import site_settings
 
 THEMES = ("light", "dark")
 
@@ -19,6 +22,8 @@ def console(request: HttpRequest) -> dict[str, Any]:
     theme = request.COOKIES.get("theme", "")
     return {
         "environment": environment(),
+        "sign_in_url": resolve_url(settings.LOGIN_URL),
+        "sign_out_url": resolve_url(site_settings.sign_out()),
         "csrf_cookie": settings.CSRF_COOKIE_NAME,
         "theme": theme if theme in THEMES else "",
         "generated_at": timezone.now(),
@@ -29,5 +34,5 @@ def console(request: HttpRequest) -> dict[str, Any]:
 def environment() -> str:
     """The name on the environment badge."""
     if settings.DEBUG:
-        return "demo" if getattr(settings, "FLUJO_DEMO", False) else "development"
+        return "demo" if site_settings.demo() else "development"
     return str(getattr(settings, "FLUJO_ENVIRONMENT", "production"))

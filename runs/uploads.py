@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.core import signing
 from django.utils import timezone
@@ -17,6 +16,7 @@ from django.utils.text import get_valid_filename
 from flujo.errors import FlujoError
 from pydantic import BaseModel, ConfigDict, Field
 
+from runs import site_settings
 from runs.models import Upload
 
 SCHEMA_FORMAT = "flujo-upload"
@@ -72,7 +72,7 @@ class UploadedFile(BaseModel):
 
 def limit() -> int:
     """The largest upload allowed, in bytes: the setting `FLUJO_MAX_UPLOAD_BYTES`."""
-    return int(settings.FLUJO_MAX_UPLOAD_BYTES)
+    return site_settings.max_upload_bytes()
 
 
 def store_upload(given: GivenFile, owner: User | None) -> UploadedFile:
@@ -124,7 +124,7 @@ def _identity(owner: User | None) -> str:
 
 
 def _folder() -> Path:
-    return Path(settings.FLUJO_DATA_DIR) / "uploads"
+    return site_settings.data_folder() / "uploads"
 
 
 def _name(given: GivenFile) -> str:

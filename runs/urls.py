@@ -1,6 +1,9 @@
 """The console's addresses, grouped by resource."""
 
-from django.urls import path
+from collections.abc import Sequence
+
+from django.contrib.auth.decorators import login_required
+from django.urls import URLPattern, path
 
 from runs.views import (
     audit,
@@ -66,4 +69,13 @@ _session = [
     path("_f/nav/", session.nav, name="f_nav"),
 ]
 
-urlpatterns = [path("", home.home, name="home"), *_inbox, *_runs, *_pipelines, *_audit, *_state, *_session]
+
+def _signed_in(patterns: Sequence[URLPattern]) -> list[URLPattern]:
+    """Every page needs a sign-in unless its view says otherwise, whatever middleware the project has."""
+    for pattern in patterns:
+        if getattr(pattern.callback, "login_required", True):
+            pattern.callback = login_required(pattern.callback)
+    return list(patterns)
+
+
+urlpatterns = _signed_in([path("", home.home, name="home"), *_inbox, *_runs, *_pipelines, *_audit, *_state, *_session])

@@ -4,7 +4,7 @@ import { guardFragments } from "./live-fragments.js";
 import { chip } from "./live-chip.js";
 
 const SOCKET = "/ws/live/";
-const SESSION = "/_f/session/";
+const SESSION = document.body.dataset.session;
 const SIGNED_OUT = 4401;
 const NOT_ALLOWED = 4403;
 const FIRST_WAIT = 500;

@@ -61,7 +61,7 @@ def test_pages_need_a_sign_in(client: Client, page: str) -> None:
 
 
 def test_static_files_are_served_without_a_sign_in(client: Client) -> None:
-    response = client.get("/static/css/index.css")
+    response = client.get("/static/flujo/css/index.css")
     assert response.status_code == 200
     assert response.headers["Content-Type"].startswith("text/css")
     assert client.get("/static/nothing.css").status_code in {302, 404}

@@ -15,6 +15,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
+from runs import site_settings
 from runs.sweeper import Sweeper
 from runs.worker import CONCURRENCY, Worker
 
@@ -42,7 +43,7 @@ class Command(BaseCommand):
         server = Server(
             get_default_application(),
             descriptor=listening.fileno(),
-            body_limit=settings.FLUJO_MAX_UPLOAD_BYTES + settings.DATA_UPLOAD_MAX_MEMORY_SIZE,
+            body_limit=site_settings.max_upload_bytes() + settings.DATA_UPLOAD_MAX_MEMORY_SIZE,
         )
         self._address = address_of(listening)
         when_running(self._begin, self._end)
@@ -54,7 +55,7 @@ class Command(BaseCommand):
         self._worker.start()
         self._sweeper.start()
         self.stdout.write(f"Flujo is at {self._address}")
-        if settings.FLUJO_DEMO:
+        if site_settings.demo():
             self.stdout.write("Sign in as operator, approver, auditor or admin; the password is the name and -demo.")
         self.stdout.write("Ctrl-C stops it.")
         self.stdout.flush()
