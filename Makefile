@@ -5,6 +5,8 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 DATA ?= $(CURDIR)/var
 WORKERS ?= 2
+SECONDS ?= 60
+SEED ?= $(shell date +%s)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,7 +24,7 @@ SOURCES := engine/flujo runs flujo_site manage.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-fast bench check lint lock clean prerequisites test-programs
+.PHONY: help run test test-fast campaign bench check lint lock clean prerequisites test-programs
 
 help:  ## Show the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +40,9 @@ test: $(TEST_READY) test-programs  ## Run the whole suite: real servers and a re
 
 test-fast: $(TEST_READY)  ## Run what needs no server and no browser
 	@$(BIN)/python -m pytest -n $(WORKERS) -m "not services and not browser and not slow"
+
+campaign: $(TEST_READY) test-programs  ## Look for what breaks the promises: storms of SECONDS each, from a SEED
+	@$(BIN)/python -m pytest tests/campaign -p no:randomly --campaign-seconds="$(SECONDS)" --campaign-seed="$(SEED)"
 
 bench: $(TEST_READY)  ## Measure what a step costs beside the physical limit
 	@PYTHONPATH=engine:. $(BIN)/python -m bench

@@ -12,7 +12,7 @@ from flujo.state.base import StateBackend
 from flujo.verify import verify_store
 
 from tests.engine.making import Ledger
-from tests.engine.stores import BUILT_IN, DURABLE, EVERY, Store, make_store
+from tests.engine.stores import BUILT_IN, DURABLE, EVERY, Store, in_use, make_store
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -59,14 +59,7 @@ def ledger() -> Ledger:
 
 
 def _used(request: pytest.FixtureRequest, folder: Path) -> Iterator[Store]:
-    store = make_store(request.param, folder)
-    yield store
-    try:
+    with in_use(make_store(request.param, folder)) as store:
+        yield store
         if store.backend.lists_runs and request.node.get_closest_marker("tampers") is None:
             asyncio.run(verify_store(store.backend))
-        asyncio.run(store.close())
-    finally:
-        if store.name in ("django", "postgres"):
-            from runs.state_backend import close_store_threads
-
-            close_store_threads()

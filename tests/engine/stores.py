@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,19 @@ def make_store(name: str, folder: Path) -> Store:
         "three_methods": lambda: JsonFiles(folder / "states"),
     }
     return Store(name, opens[name])
+
+
+@contextmanager
+def in_use(store: Store) -> Iterator[Store]:
+    """Close the store after its use, and the threads that hold connections to the test databases."""
+    try:
+        yield store
+        asyncio.run(store.close())
+    finally:
+        if store.name in ("django", "postgres"):
+            from runs.state_backend import close_store_threads
+
+            close_store_threads()
 
 
 BUILT_IN = [

@@ -120,7 +120,7 @@ async def test_store_that_loses_what_it_acknowledged_is_found() -> None:
         return store
 
     with pytest.raises(
-        AssertionError, match=r"The store acknowledged event \d+ of run crash-safety-\d+; after a crash"
+        AssertionError, match=r"The store acknowledged event \d+ of run crash-safety-crash-\d+; after a crash"
     ):
         await check_crash_safety(order_pipeline(Ledger()), input="x", backend=Buffered, answers=YES, reopen=reopened)
 

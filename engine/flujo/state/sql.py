@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import cached_property
 from operator import attrgetter
 from typing import Any, Protocol, TypeVar
 
@@ -118,19 +117,26 @@ class SqlView:
         self.run_id = run_id
         self._cursor = cursor
         self._dialect = dialect
-        self._known = known
+        # Not cached properties: those of Python 3.11 share a lock, whose holder may wait here for a row that we hold.
+        self._single: dict[type[Record], Any] = {} if known is None else {RunHead: known}
 
     def _rows(self, record: type[R], where: str = "run_id = {0}", *more: Any, suffix: str = "") -> list[R]:
         parameters = (self.run_id, *map(self._dialect.to_db, more))
         return fetch(self._cursor, self._dialect, record, where, parameters, suffix=suffix)
 
-    @cached_property
-    def head(self) -> RunHead | None:
-        return self._known or _only(self._rows(RunHead, suffix=self._dialect.lock))
+    def _once(self, record: type[R], suffix: str = "") -> R | None:
+        if record not in self._single:
+            self._single[record] = _only(self._rows(record, suffix=suffix))
+        found: R | None = self._single[record]
+        return found
 
-    @cached_property
+    @property
+    def head(self) -> RunHead | None:
+        return self._once(RunHead, self._dialect.lock)
+
+    @property
     def tombstone(self) -> Tombstone | None:
-        return _only(self._rows(Tombstone))
+        return self._once(Tombstone)
 
     def checkpoint(self, path: str) -> Checkpoint | None:
         return _only(self._rows(Checkpoint, "run_id = {0} AND path = {1}", path))

@@ -1,0 +1,88 @@
+"""One pipeline that has everything: every construct and every wait, inside one another."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from flujo import Pipeline, PipelineContext, PipelineRegistry, Reject, Step, StepContext, step
+from flujo.testing import FakeClock
+from flujo.testing.drive import NAME, Drive
+
+HOUR = timedelta(hours=1)
+ANSWERS = {
+    "approved": {"gate": 7, "given up": 7, "check": 7, "last": 7},
+    "rejected": {"gate": Reject("no"), "given up": 7, "check": 7, "last": Reject("no")},
+}
+SIGNALS = {"go": 3, "alone": 3}
+
+
+class Tally(PipelineContext):
+    paths: list[str] = []
+    totals: dict[str, int] = {}
+    left: int = 0
+
+
+def all_paths(lists: list[list[str]]) -> list[str]:
+    return sorted({path for part in lists for path in part})
+
+
+def drive(answer: str) -> Drive:
+    """Drives this pipeline to its end, its gates approved or rejected."""
+    registry = PipelineRegistry()
+    registry.register(everything(), name=NAME, version="1.0.0")
+    return Drive(registry, "start", {}, dict(ANSWERS[answer]), dict(SIGNALS))
+
+
+def everything() -> Pipeline:
+    """The pipeline. Each of its steps does no harm when it runs again."""
+
+    def counted(name: str) -> Step:
+        @step(name=name)
+        async def count(value: Any, context: Tally, ctx: StepContext) -> int:
+            context.paths.append(ctx.path)
+            return value + 1 if isinstance(value, int) else len(value)
+
+        return count
+
+    @step
+    async def total(value: Any, context: Tally, ctx: StepContext) -> list[int]:
+        context.totals[ctx.path] = len(str(value))
+        return [1, 5]
+
+    @step
+    async def total_again(value: dict[str, Any]) -> list[int]:
+        return [1, 5]
+
+    @step(retries=1, backoff=timedelta(0))
+    async def broken(value: Any) -> int:
+        raise ConnectionError("down")
+
+    @step
+    def left(value: Any, context: Tally) -> int:
+        context.left += 1
+        return context.left
+
+    def ask(name: str, **more: Any) -> Pipeline:
+        return Pipeline([Step.human_in_the_loop(name, message_for_user="?", input_schema=int, **more)])
+
+    late = Step.wait_for_signal("never", timeout=HOUR)
+    side = Step.parallel(
+        "side",
+        {
+            "safe": Step.fallback("safe", broken, counted("one") >> Step.sleep("nap", HOUR) >> counted("two")),
+            "asked": ask("gate", on_reject=counted("sorry") >> counted("refund")) >> counted("after"),
+            "told": Step.wait_for_signal("go", int) >> counted("told"),
+            "late": Step.fallback("late", late, left),
+            "lost": Step.parallel("both", {"a": broken, "b": ask("given up")}, on_error="collect") >> counted("some"),
+        },
+        reducers={"paths": all_paths},
+    )
+    poll = Step.loop_until("poll", counted("look"), until=lambda n: n >= 4)
+    way = Step.branch_on("way", lambda n: "big" if n > 3 else "small", {"big": ask("check"), "small": poll})
+    each = Step.map_over("each", way >> counted("end"), max_concurrency=1, reducers={"paths": all_paths})
+    inner = (counted("in") >> Step.sleep_until("then", lambda value: FakeClock().now() + HOUR)).as_step("inner")
+    alone = Step.wait_for_signal("alone", int, timeout=100 * HOUR)
+    skipped = Step.human_in_the_loop("skipped", when=lambda value: value is None)
+    ending = ask("last", on_reject=counted("excuse") >> counted("undo")) >> counted("done")
+    return total >> side >> total_again >> each >> counted("sum") >> inner >> skipped >> alone >> ending
