@@ -6,14 +6,14 @@ from runs.models import PipelineGrant
 
 EVERY_PIPELINE = "*"
 GRANTS = {
-    "operators": ("view", "view_context", "start", "decide", "cancel", "retry", "signal"),
+    "operators": ("view", "view_context", "start", "decide", "cancel", "retry", "fork", "signal"),
     "finance": ("view", "view_context", "decide"),
     "auditors": ("view", "export"),
 }
 MEMBERS = {"operator": "operators", "approver": "finance", "auditor": "auditors"}
 ADMINISTRATOR = "admin"
 DUTIES = {
-    "operator": "starts runs, cancels and retries them, decides what is for anyone",
+    "operator": "starts runs, cancels, retries and forks them, decides what is for anyone",
     "approver": "decides for finance: the invoice reviews",
     "auditor": "reads and exports the audit",
     "admin": "may do everything, administration included",

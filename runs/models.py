@@ -64,6 +64,8 @@ class Run(models.Model):
     priority = models.IntegerField(default=0)
     on_change = models.CharField(max_length=16, choices=_choices(OnChange), null=True)
     concurrency_key = models.CharField(max_length=401, blank=True)
+    derived_from = models.CharField(max_length=128, blank=True)
+    derived_at = models.CharField(max_length=200, blank=True)
 
     class Meta:
         ordering: ClassVar = ["-created_at", "-run_id"]
@@ -104,6 +106,7 @@ class Run(models.Model):
                 name="flujo_run_leases",
                 condition=models.Q(status=RunStatus.RUNNING),
             ),
+            models.Index(fields=["derived_from"], name="flujo_run_derived", condition=~models.Q(derived_from="")),
             models.Index(fields=["wake_at"], name="flujo_run_timers", condition=models.Q(wake_at__isnull=False)),
         ]
 
@@ -377,7 +380,18 @@ class SiteEvent(models.Model):
 class PipelineGrant(models.Model):
     """What the members of a group may do with a pipeline; the pipeline `*` means all of them."""
 
-    VERBS: ClassVar = ["view", "view_context", "start", "decide", "cancel", "retry", "signal", "delete", "export"]
+    VERBS: ClassVar = [
+        "view",
+        "view_context",
+        "start",
+        "decide",
+        "cancel",
+        "retry",
+        "fork",
+        "signal",
+        "delete",
+        "export",
+    ]
 
     group = models.ForeignKey(Group, on_delete=models.CASCADE, related_name="pipeline_grants")
     pipeline = models.CharField(max_length=200)

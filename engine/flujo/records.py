@@ -46,7 +46,8 @@ class RunHead(Record):
     `on_change` is the run's own policy for changed code. A parked run says in its error why.
     `step_index` is the top-level position of the next step, 0…n; `chain` the hash of the last audit event;
     `fence` the token of the newest lease; `generation` the number of questions asked and waits begun;
-    `round` that of explicit retries. `holder` is the JSON of a `flujo.lease.Holder`. `wake_at` is when the
+    `round` that of explicit retries. `holder` is the JSON of a `flujo.lease.Holder`. `derived_from` is the run that
+    this one is a rerun or, with the step `derived_at` that it began with, a fork of. `wake_at` is when the
     earliest timer or retry of a paused run is due. Of the runs that wait for a worker, those of higher `priority` go
     first. Of the runs with one `concurrency_key` only so many as the pipeline says hold a lease at once.
     """
@@ -88,6 +89,8 @@ class RunHead(Record):
     priority: int = 0
     on_change: OnChange | None = None
     concurrency_key: str = ""
+    derived_from: str = ""
+    derived_at: str = ""
 
     @property
     def active(self) -> bool:

@@ -9,40 +9,39 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from flujo import canonical, transitions, watch
-from flujo.admission import checked_priority, run_id_for
+from flujo import lineage, transitions, watch
+from flujo.admission import run_id_for
+from flujo.answers import answer_to, question_of
 from flujo.bridge import wait_for
 from flujo.clock import Clock, SystemClock
-from flujo.context import PipelineContext, fields_of, initial
+from flujo.context import PipelineContext
 from flujo.deploy import follow, judge
 from flujo.description import checked
 from flujo.document import RunDocument
 from flujo.errors import (
-    AmbiguousAnswer,
     AtMaxConcurrency,
     BackendCannot,
-    HumanTaskNotFound,
     PipelineChanged,
     RunDeleted,
     RunFinished,
     RunIsLeased,
     RunNotFound,
-    RunNotPaused,
     RunWaits,
 )
 from flujo.execution import Execution
 from flujo.handle import RunHandle
 from flujo.hold import Hold, Progress, silent
-from flujo.human import HumanStep, Reject
+from flujo.human import HumanStep
 from flujo.lease import DEFAULT_LEASE, this_process
-from flujo.records import HumanTask, RunHead
+from flujo.records import RunHead
 from flujo.registry import LATEST, PipelineRegistry, RegisteredPipeline
 from flujo.result import PipelineResult, result_of
+from flujo.start import new_run
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.base import RUN_ID, StateBackend
-from flujo.status import DecisionOutcome, OnChange, RunStatus, Wait
+from flujo.status import OnChange, RunStatus, Wait
 from flujo.step import Step
-from flujo.transitions import Answer, ClaimTerms, NewRun
+from flujo.transitions import ClaimTerms, NewRun
 
 FIRST_LOOK, LAST_LOOK = 0.05, 1.0
 """Seconds between two looks for a place among the runs of a concurrency key."""
@@ -120,15 +119,79 @@ class Flujo:
     ) -> PipelineResult:
         entry = await self._entry_for(context["run_id"], whatever_version=bool(facts["idempotency_key"]))
         new = new_run(entry, value, context, **facts)
-        terms = self._terms(entry)
-        started = await self.backend.transact(
-            new.run_id, transitions.start(new, now=self.clock.now(), claim=terms, facts={})
-        )
+        return await self._begin(entry, new, progress)
+
+    async def _begin(
+        self, entry: RegisteredPipeline, new: NewRun, progress: Progress = silent, *, actor: str = ""
+    ) -> PipelineResult:
+        beginning = transitions.start(new, now=self.clock.now(), claim=self._terms(entry), actor=actor, facts={})
+        started = await self.backend.transact(new.run_id, beginning)
         if started.result:
             return await self._take_up(entry, started.kept, progress)
         if started.kept.active and not self.registry.has(started.kept):
             entry = await self._own_code(RunDocument(new.run_id, started.kept))
         return await self._go_on(entry, started.kept, progress)
+
+    # Start from another run
+
+    def rerun(self, run_id: str, **options: Any) -> PipelineResult:
+        """Block until the new run pauses or ends; the options are those of `rerun_async`."""
+        return wait_for(self.rerun_async(run_id, **options), twin="rerun_async(...)")
+
+    async def rerun_async(
+        self,
+        run_id: str,
+        *,
+        version: str | None = None,
+        new_run_id: str | None = None,
+        actor: str = "",
+        reason: str = "",
+    ) -> PipelineResult:
+        """Start a new run on the input and the initial context of a stored one, here.
+
+        It is one of `version`, or of the version that this runner is for, else of the newest. The same `new_run_id`
+        twice makes one run. Raises `InvalidInput` when the other version does not take the input.
+        """
+        document = await self._load(run_id)
+        self._check_ours(document)
+        entry = self._entry(version or self.pipeline_version)
+        new = lineage.rerun_of(entry, document, new_run_id or self.clock.new_id(), actor=actor, reason=reason)
+        return await self._begin(entry, new, actor=actor)
+
+    def fork(self, run_id: str, **options: Any) -> PipelineResult:
+        """Block until the new run pauses or ends; the options are those of `fork_async`."""
+        return wait_for(self.fork_async(run_id, **options), twin="fork_async(...)")
+
+    async def fork_async(
+        self,
+        run_id: str,
+        *,
+        from_step: str,
+        context: dict[str, Any] | None = None,
+        new_run_id: str | None = None,
+        actor: str = "",
+        reason: str = "",
+    ) -> PipelineResult:
+        """Start a new run that takes over a stored one up to the top-level step `from_step`, and runs the rest again.
+
+        It has the outputs of the steps before and the context as it was there, with the fields of `context` set in it.
+        The stored run stays as it is, byte for byte. The same `new_run_id` twice makes one run. Raises
+        `PipelineChanged` when the registered version has another shape, `InvalidInput` for a step that it does not have
+        and for fields that its context refuses, and `IllegalTransition` for a step that the run has not come to, or one
+        behind a person's no.
+        """
+        document = await self._load(run_id)
+        entry = self._entry_of(document)
+        new = lineage.fork_of(
+            entry,
+            document,
+            new_run_id or self.clock.new_id(),
+            from_step=from_step,
+            edits=context or {},
+            actor=actor,
+            reason=reason,
+        )
+        return await self._begin(entry, new, actor=actor)
 
     # Go on
 
@@ -221,7 +284,7 @@ class Flujo:
         run_id = paused if isinstance(paused, str) else paused.run_id
         document = await self._load(run_id)
         entry = await self._own_code(document)
-        path, generation, digest = self._question(paused, document, step)
+        path, generation, digest = question_of(paused, document, step)
         gate = entry.pipeline.find(path)
         if not isinstance(gate, HumanStep):
             raise PipelineChanged(f"The registered {entry.name} {entry.version} has no human task {path!r}.")
@@ -244,18 +307,6 @@ class Flujo:
             with suppress(RunIsLeased):  # a worker is faster: it goes on with the answer
                 return await self._go_on(entry, head, silent)
         return result_of(entry, await self._load(head.run_id))
-
-    def _question(self, paused: PipelineResult | str, document: RunDocument, step: str | None) -> tuple[str, int, str]:
-        if not isinstance(paused, str) and paused.pause is not None:
-            chosen = next((p for p in paused.pauses if p.path == (step or p.path)), None)
-            if chosen is None or (step is None and len(paused.pauses) > 1):
-                raise _which_one([p.path for p in paused.pauses])
-            return chosen.path, chosen.generation, chosen.digest
-        open_tasks = [task for task in document.open_human_tasks() if step in (None, task.path)]
-        if len(open_tasks) > 1:
-            raise _which_one([task.path for task in open_tasks])
-        task = open_tasks[0] if open_tasks else _last_asked(document, step)
-        return task.path, task.generation, task.digest
 
     # Signal
 
@@ -375,16 +426,20 @@ class Flujo:
         raise verdict.error
 
     def _entry_of(self, document: RunDocument) -> RegisteredPipeline:
-        head = document.head
-        assert head is not None  # `_load` returns no document without one
-        if head.pipeline != self.pipeline_name:
-            raise RunNotFound(f"Run {head.run_id} belongs to the pipeline {head.pipeline}, not {self.pipeline_name}.")
+        head = self._check_ours(document)
         if self.pipeline_version not in (None, LATEST, head.version):
             raise RunNotFound(
                 f"Run {head.run_id} was started by {head.pipeline} {head.version}, not {self.pipeline_version}. "
                 "Make a runner for that version."
             )
         return self._entry(head.version)
+
+    def _check_ours(self, document: RunDocument) -> RunHead:
+        head = document.head
+        assert head is not None  # `_load` returns no document without one
+        if head.pipeline != self.pipeline_name:
+            raise RunNotFound(f"Run {head.run_id} belongs to the pipeline {head.pipeline}, not {self.pipeline_name}.")
+        return head
 
     async def _load(self, run_id: str) -> RunDocument:
         document = await self.backend.load(run_id)
@@ -402,87 +457,3 @@ class Flujo:
             return node.name if isinstance(node, Step) else None
 
         return ClaimTerms(this_process(), self.lease, entry.fingerprint, first_attempt, patient, entry.max_concurrency)
-
-
-def new_run(
-    entry: RegisteredPipeline,
-    value: Any,
-    context: dict[str, Any],
-    *,
-    title: str = "",
-    owner: str = "",
-    requester: str = "",
-    tags: Sequence[str] = (),
-    idempotency_key: str = "",
-    priority: int | None = None,
-    on_change: OnChange | None = None,
-) -> NewRun:
-    """A run of `entry`, its input and context validated and encoded. Raises `InvalidInput`."""
-    checked(title=title, owner=owner, requester=requester, tags=list(tags))
-    fields = fields_of(initial(entry.context_model, context))
-    encoded = entry.encode_input(value)
-    first = entry.pipeline.nodes[0]
-    return NewRun(
-        run_id=str(context["run_id"]),
-        pipeline=entry.name,
-        version=entry.version,
-        fingerprint=entry.fingerprint,
-        input=encoded,
-        context=canonical.dump(fields, where="context"),
-        shape=entry.pipeline.shape_text,
-        step_count=len(entry.pipeline),
-        step_name=first.name,
-        title=title,
-        owner=owner,
-        requester=requester,
-        tags=tuple(tags),
-        idempotency_key=idempotency_key,
-        priority=entry.priority if priority is None else checked_priority(priority),
-        on_change=None if on_change is None else OnChange(on_change),
-        concurrency_key=entry.key_for(encoded),
-    )
-
-
-def answer_to(
-    gate: HumanStep,
-    human_input: Any,
-    *,
-    path: str,
-    generation: int,
-    digest: str,
-    actor: str,
-    reason: str = "",
-    channel: str = "program",
-    key: str = "",
-) -> Answer:
-    """A validated answer. Without a `key` of its own, the same answer to the same question counts as one.
-
-    Raises `InvalidAnswer`, and `InvalidInput` for a key that is no text of at most 100 characters.
-    """
-    checked(key=key)
-    data = "null" if isinstance(human_input, Reject) else gate.validate_answer(human_input)
-    rejected = isinstance(human_input, Reject) or (gate.kind_of_answer == "bool" and data == "false")
-    data = "null" if rejected else data
-    outcome = DecisionOutcome.REJECTED if rejected else DecisionOutcome.APPROVED
-    if isinstance(human_input, Reject):
-        reason = human_input.reason or reason
-    key = key or canonical.digest(f"{generation}\n{outcome}\n{data}")
-    return Answer(path, generation, digest, outcome, data, actor, reason, channel, key)
-
-
-def _which_one(paths: list[str]) -> AmbiguousAnswer:
-    return AmbiguousAnswer(f"The run waits on {', '.join(sorted(paths))}. Say which with step=….")
-
-
-def _last_asked(document: RunDocument, step: str | None) -> HumanTask:
-    """The newest question that was already answered, so that the same answer can be given again after a crash."""
-    head = document.head
-    assert head is not None  # `_load` returns no document without one
-    asked = [task for task in document.human_tasks() if step in (None, task.path)]
-    if step is not None and not asked:
-        raise HumanTaskNotFound(f"Run {head.run_id} asks nothing at {step!r}.")
-    if not head.active:
-        raise RunFinished(f"Run {head.run_id} is {head.status.value}: there is nothing to answer.")
-    if not asked:
-        raise RunNotPaused(f"Run {head.run_id} is {head.status.value} and asks nothing.")
-    return max(asked, key=lambda task: task.generation)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import transaction
 from django.utils import timezone
 from flujo import transitions
+from flujo.answers import answer_to
 from flujo.errors import (
     AlreadyDecided,
     FlujoError,
@@ -19,7 +20,6 @@ from flujo.errors import (
 )
 from flujo.human import HumanStep, Reject
 from flujo.records import Decision
-from flujo.runner import answer_to
 from flujo.status import DecisionOutcome, TaskStatus
 
 from runs import access, changed_code, dispatch

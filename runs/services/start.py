@@ -11,7 +11,7 @@ from flujo import transitions
 from flujo.admission import run_id_for
 from flujo.clock import SystemClock
 from flujo.errors import NotAllowed
-from flujo.runner import new_run
+from flujo.start import new_run
 
 from runs import access, dispatch
 from runs.models import Run

@@ -17,6 +17,7 @@ from runs.models import AuditEvent, Checkpoint, Decision, Run
 AT_ONCE = 500
 EVENT = ("run_id", "seq", "kind", "path", "actor", "body")
 Row = Any
+_SAVED = (EventKind.STEP_COMPLETED, EventKind.STEP_TAKEN_OVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def row_problems() -> Iterator[Problem]:
         yield from _still_there(_decision_problems(rows))
     recorded = AuditEvent.objects.only(*EVENT).filter(
         Exists(Run.objects.filter(pk=OuterRef("run_id"))),
-        kind__in=[EventKind.STEP_COMPLETED, EventKind.DECISION_RECORDED],
+        kind__in=[*_SAVED, EventKind.DECISION_RECORDED],
     )
     for rows in _batches(recorded.order_by("pk")):
         yield from _still_there(_missing_rows(rows))
@@ -87,7 +88,7 @@ def _missing_rows(events: list[Row]) -> Iterator[Problem]:
     for event in events:
         if event.seq < former.get(event.run_id, 0):
             continue
-        if event.kind == EventKind.STEP_COMPLETED and (event.run_id, event.path) not in checkpoints:
+        if event.kind in _SAVED and (event.run_id, event.path) not in checkpoints:
             yield Problem(event.run_id, event.seq, f"records a checkpoint of {event.path} that is gone")
         if event.kind == EventKind.DECISION_RECORDED:
             key = (event.run_id, event.path, _data(event).get("generation"))

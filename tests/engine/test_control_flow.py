@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from flujo import Pipeline, PipelineContext, PipelineResult, Reject, Step, StepContext, step, transitions
+from flujo.answers import answer_to
 from flujo.errors import PipelineDefinitionError
 from flujo.node import Node
 from flujo.records import Signal
-from flujo.runner import answer_to
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.backends.sqlite import SQLiteBackend
 from flujo.state.base import StateBackend

@@ -59,6 +59,9 @@ BLOCKING: dict[str, Callable[[Flujo], Any]] = {
     "resume_async": lambda runner: runner.resume("r", "yes"),
     "signal_async": lambda runner: runner.signal("r", "paid"),
     "retry_async": lambda runner: runner.retry("r"),
+    "rerun_async": lambda runner: runner.rerun("r"),
+    "fork_async": lambda runner: runner.fork("r", from_step="price"),
+    "unpark_async": lambda runner: runner.unpark("r"),
     "cancel_async": lambda runner: runner.cancel("r"),
 }
 

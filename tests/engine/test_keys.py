@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from flujo import Pipeline, Step, StepContext, step, transitions
+from flujo.answers import answer_to
 from flujo.errors import InvalidInput
-from flujo.runner import answer_to
 from flujo.state.base import StateBackend
 from flujo.status import RunStatus
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from flujo import Flujo, Pipeline, PipelineRegistry, Step, step, transitions
+from flujo.answers import answer_to
 from flujo.batch import Batch, RunView
 from flujo.errors import AtMaxConcurrency, BackendCannot, Fenced, InvalidInput, PipelineDefinitionError
 from flujo.node import Node
-from flujo.runner import answer_to, new_run
+from flujo.start import new_run
 from flujo.state.base import StateBackend
 from flujo.status import RunStatus
 from flujo.testing import FakeClock

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from flujo import Flujo, PipelineRegistry, step, transitions
 from flujo.errors import InvalidInput
-from flujo.runner import new_run
+from flujo.start import new_run
 from flujo.state.backends.sqlite import SQLiteBackend
 from flujo.state.base import StateBackend
 from flujo.testing import FakeClock

@@ -13,7 +13,7 @@ from flujo.batch import Batch, RunView, Transition, required, unchanged
 from flujo.clock import SystemClock
 from flujo.errors import Fenced, RunNotFound
 from flujo.lease import DEFAULT_LEASE
-from flujo.runner import new_run
+from flujo.start import new_run
 from flujo.state.backends.sqlite import SQLiteBackend
 from flujo.transitions import Position, StepDone
 

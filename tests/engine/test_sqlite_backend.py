@@ -16,7 +16,7 @@ from types import FrameType
 import pytest
 from flujo import transitions
 from flujo.errors import BackendBusy, CorruptState
-from flujo.runner import new_run
+from flujo.start import new_run
 from flujo.state.backends import sqlite
 from flujo.state.backends.sqlite import SQLiteBackend
 

@@ -371,7 +371,7 @@ async def test_drained_worker_stops_between_two_steps(backend: StateBackend, led
 
 async def _interrupted_start(runner: Any, backend: StateBackend) -> None:
     """Leave the run queued, as a worker would find it."""
-    from flujo.runner import new_run
+    from flujo.start import new_run
     from flujo.transitions import start
 
     entry = runner.registry.get("demo")

@@ -36,14 +36,16 @@ def viewer(db: None) -> User:
 @pytest.fixture
 def operator(db: None) -> User:
     """May do everything with every pipeline."""
-    verbs = ["view", "view_context", "start", "decide", "cancel", "retry", "signal", "delete", "export"]
+    verbs = ["view", "view_context", "start", "decide", "cancel", "retry", "fork", "signal", "delete", "export"]
     return factories.user("otto", can=verbs)
 
 
 @pytest.fixture
 def stranger(db: None) -> User:
     """May see another pipeline only."""
-    return factories.user("stan", can=["view", "view_context", "decide", "cancel", "retry", "start"], on="elsewhere")
+    return factories.user(
+        "stan", can=["view", "view_context", "decide", "cancel", "retry", "fork", "start"], on="elsewhere"
+    )
 
 
 def queries_of(client: Client, url: str) -> int:

@@ -12,7 +12,7 @@ from flujo import transitions
 from flujo.clock import SystemClock
 from flujo.errors import RunNotFound, SignalUnknown
 from flujo.lease import DEFAULT_LEASE, this_process
-from flujo.runner import new_run
+from flujo.start import new_run
 from flujo.status import Wait
 from flujo.transitions import ClaimTerms
 

@@ -17,7 +17,7 @@ from tests.runs import factories, shop
 pytestmark = pytest.mark.django_db
 
 ROLES = ("anonymous", "inactive", "nobody", "stranger", "viewer", "decider", "doer", "auditor", "root")
-VERBS = ("start", "decide", "cancel", "retry", "signal", "delete", "export")
+VERBS = ("start", "decide", "cancel", "retry", "fork", "signal", "delete", "export")
 SECRET, TITLE = "sesame-4711", "Steel for Brandt"
 
 # What a GET answers, per role in the order of ROLES; "in" stands for the way to the sign-in page.

@@ -21,6 +21,7 @@ from flujo.errors import (
 from flujo.lease import is_held
 from flujo.records import RunHead, RunInput, RunWait
 from flujo.status import AttemptOutcome, EventKind, OnChange, RunStatus, Wait
+from flujo.transitions.lineage import Lineage, take_over
 from flujo.transitions.rules import (
     ClaimTerms,
     end,
@@ -57,6 +58,7 @@ class NewRun:
     priority: int = 0
     on_change: OnChange | None = None
     concurrency_key: str = ""
+    lineage: Lineage | None = None
 
 
 def start(
@@ -84,8 +86,11 @@ def start(
             title=new.title,
             requester=new.requester,
             **_where_given(idempotency_key=new.idempotency_key, priority=new.priority, on_change=new.on_change),
+            **_rerun(new.lineage),
             **facts,
         )
+        if new.lineage is not None and new.lineage.step:
+            take_over(draft, new.lineage, facts)
         take_or_queue(draft, claim)
         return draft.batch(result=True)
 
@@ -96,16 +101,22 @@ def _where_given(**facts: Any) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value}
 
 
+def _rerun(lineage: Lineage | None) -> dict[str, Any]:
+    if lineage is None or lineage.step:
+        return {}
+    return {"rerun_of": lineage.run_id, "reason": lineage.reason}
+
+
 def _first_head(view: RunView, new: NewRun, now: datetime) -> RunHead:
     """A reused id goes on from the numbers of its tombstone, so that old workers and old forms stay refused."""
-    last = view.tombstone
+    last, lineage = view.tombstone, new.lineage
     return RunHead(
         run_id=new.run_id,
         pipeline=new.pipeline,
         version=new.version,
         fingerprint=new.fingerprint,
         status=RunStatus.QUEUED,
-        step_index=0,
+        step_index=lineage.index if lineage else 0,
         step_count=new.step_count,
         step_name=new.step_name,
         seq=last.seq if last else 0,
@@ -124,6 +135,8 @@ def _first_head(view: RunView, new: NewRun, now: datetime) -> RunHead:
         priority=new.priority,
         on_change=new.on_change,
         concurrency_key=new.concurrency_key,
+        derived_from=lineage.run_id if lineage else "",
+        derived_at=lineage.step if lineage else "",
     )
 
 
@@ -142,6 +155,9 @@ def _check_same(head: RunHead, new: NewRun) -> None:
         )
     if head.input_digest != canonical.digest(new.input):
         raise RunConflict(f"Run {new.run_id} exists with another input. Use another run id.")
+    lineage = new.lineage
+    if lineage is not None and (head.derived_from, head.derived_at) != (lineage.run_id, lineage.step):
+        raise RunConflict(f"Run {new.run_id} exists and comes from elsewhere. Use another run id.")
 
 
 def claim(terms: ClaimTerms, *, now: datetime) -> Transition:

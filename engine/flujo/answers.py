@@ -1,0 +1,77 @@
+"""Answers to human tasks: which question one is meant for, and what is recorded of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flujo import canonical
+from flujo.description import checked
+from flujo.document import RunDocument
+from flujo.errors import AmbiguousAnswer, HumanTaskNotFound, RunFinished, RunNotPaused
+from flujo.human import HumanStep, Reject
+from flujo.records import HumanTask
+from flujo.result import PipelineResult
+from flujo.status import DecisionOutcome
+from flujo.transitions import Answer
+
+
+def question_of(paused: PipelineResult | str, document: RunDocument, step: str | None) -> tuple[str, int, str]:
+    """The path, generation and digest of the question that an answer is meant for; `step` names one of several.
+
+    Raises `AmbiguousAnswer`, and what says that nothing is asked.
+    """
+    if not isinstance(paused, str) and paused.pause is not None:
+        chosen = next((p for p in paused.pauses if p.path == (step or p.path)), None)
+        if chosen is None or (step is None and len(paused.pauses) > 1):
+            raise _which_one([p.path for p in paused.pauses])
+        return chosen.path, chosen.generation, chosen.digest
+    open_tasks = [task for task in document.open_human_tasks() if step in (None, task.path)]
+    if len(open_tasks) > 1:
+        raise _which_one([task.path for task in open_tasks])
+    task = open_tasks[0] if open_tasks else _last_asked(document, step)
+    return task.path, task.generation, task.digest
+
+
+def answer_to(
+    gate: HumanStep,
+    human_input: Any,
+    *,
+    path: str,
+    generation: int,
+    digest: str,
+    actor: str,
+    reason: str = "",
+    channel: str = "program",
+    key: str = "",
+) -> Answer:
+    """A validated answer. Without a `key` of its own, the same answer to the same question counts as one.
+
+    Raises `InvalidAnswer`, and `InvalidInput` for a key that is no text of at most 100 characters.
+    """
+    checked(key=key)
+    data = "null" if isinstance(human_input, Reject) else gate.validate_answer(human_input)
+    rejected = isinstance(human_input, Reject) or (gate.kind_of_answer == "bool" and data == "false")
+    data = "null" if rejected else data
+    outcome = DecisionOutcome.REJECTED if rejected else DecisionOutcome.APPROVED
+    if isinstance(human_input, Reject):
+        reason = human_input.reason or reason
+    key = key or canonical.digest(f"{generation}\n{outcome}\n{data}")
+    return Answer(path, generation, digest, outcome, data, actor, reason, channel, key)
+
+
+def _which_one(paths: list[str]) -> AmbiguousAnswer:
+    return AmbiguousAnswer(f"The run waits on {', '.join(sorted(paths))}. Say which with step=….")
+
+
+def _last_asked(document: RunDocument, step: str | None) -> HumanTask:
+    """The newest question that was already answered, so that the same answer can be given again after a crash."""
+    head = document.head
+    assert head is not None  # `_load` returns no document without one
+    asked = [task for task in document.human_tasks() if step in (None, task.path)]
+    if step is not None and not asked:
+        raise HumanTaskNotFound(f"Run {head.run_id} asks nothing at {step!r}.")
+    if not head.active:
+        raise RunFinished(f"Run {head.run_id} is {head.status.value}: there is nothing to answer.")
+    if not asked:
+        raise RunNotPaused(f"Run {head.run_id} is {head.status.value} and asks nothing.")
+    return max(asked, key=lambda task: task.generation)

@@ -1,0 +1,53 @@
+"""A run that is to be started: its input and its context validated, and encoded as they will be stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from flujo import canonical
+from flujo.admission import checked_priority
+from flujo.context import fields_of, initial
+from flujo.description import checked
+from flujo.registry import RegisteredPipeline
+from flujo.status import OnChange
+from flujo.transitions import NewRun
+
+
+def new_run(
+    entry: RegisteredPipeline,
+    value: Any,
+    context: dict[str, Any],
+    *,
+    title: str = "",
+    owner: str = "",
+    requester: str = "",
+    tags: Sequence[str] = (),
+    idempotency_key: str = "",
+    priority: int | None = None,
+    on_change: OnChange | None = None,
+) -> NewRun:
+    """A run of `entry`, its input and context validated and encoded. Raises `InvalidInput`."""
+    checked(title=title, owner=owner, requester=requester, tags=list(tags))
+    fields = fields_of(initial(entry.context_model, context))
+    encoded = entry.encode_input(value)
+    first = entry.pipeline.nodes[0]
+    return NewRun(
+        run_id=str(context["run_id"]),
+        pipeline=entry.name,
+        version=entry.version,
+        fingerprint=entry.fingerprint,
+        input=encoded,
+        context=canonical.dump(fields, where="context"),
+        shape=entry.pipeline.shape_text,
+        step_count=len(entry.pipeline),
+        step_name=first.name,
+        title=title,
+        owner=owner,
+        requester=requester,
+        tags=tuple(tags),
+        idempotency_key=idempotency_key,
+        priority=entry.priority if priority is None else checked_priority(priority),
+        on_change=None if on_change is None else OnChange(on_change),
+        concurrency_key=entry.key_for(encoded),
+    )
