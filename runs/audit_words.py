@@ -30,6 +30,7 @@ RUN_EVENTS: dict[str, EventWords] = {
     EventKind.RUN_CANCEL_REQUESTED: EventWords("Cancellation requested", "no-symbol"),
     EventKind.RUN_CANCELLED: EventWords("Run cancelled", "no-symbol"),
     EventKind.RUN_REJECTED: EventWords("Run rejected", "hand-raised"),
+    EventKind.RUN_EXPIRED: EventWords("Run expired", "clock"),
     EventKind.RUN_PURGED: EventWords("Run deleted", "trash"),
     EventKind.RUN_PARKED: EventWords("Run parked for an operator", "lifebuoy"),
     EventKind.RUN_UNPARKED: EventWords("Run un-parked", "play-circle"),
@@ -44,6 +45,9 @@ RUN_EVENTS: dict[str, EventWords] = {
     EventKind.SIGNAL_TAKEN: EventWords("Signal taken", "arrow-down-tray"),
     EventKind.SIGNAL_EXPIRED: EventWords("Signal did not come in time", "clock"),
     EventKind.HUMAN_TASK_RAISED: EventWords("Person asked", "hand-raised"),
+    EventKind.HUMAN_TASK_REMINDED: EventWords("Person reminded", "bell-alert"),
+    EventKind.HUMAN_TASK_ESCALATED: EventWords("Request escalated", "arrow-trending-up"),
+    EventKind.HUMAN_TASK_EXPIRED: EventWords("Request expired", "clock"),
     EventKind.HUMAN_TASK_CLOSED: EventWords("Request closed", "minus-circle"),
     EventKind.DECISION_RECORDED: EventWords("Decision recorded", "check-badge"),
 }

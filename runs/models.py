@@ -11,6 +11,7 @@ from django.db import models
 from django.urls import reverse
 from flujo.status import (
     ACTIVE,
+    AtDeadline,
     AttemptOutcome,
     DecisionOutcome,
     EventKind,
@@ -214,6 +215,16 @@ class HumanTask(RunRow):
     status = models.CharField(max_length=16, choices=_choices(TaskStatus))
     closed_at = models.DateTimeField(null=True)
     closed_reason = models.CharField(max_length=300, blank=True)
+    due_at = models.DateTimeField(null=True)
+    at_deadline = models.CharField(max_length=16, choices=_choices(AtDeadline), null=True)
+    if_expired = models.CharField(max_length=300, blank=True)
+    default_answer = models.TextField(blank=True)
+    contained = models.BooleanField(default=False)
+    reminders = models.TextField(blank=True)
+    reminded_at = models.DateTimeField(null=True)
+    escalate_at = models.DateTimeField(null=True)
+    escalate_to = models.TextField(blank=True)
+    escalated_at = models.DateTimeField(null=True)
 
     class Meta:
         ordering: ClassVar = ["raised_at", "id"]

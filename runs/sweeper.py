@@ -1,4 +1,4 @@
-"""The sweeper: a thread that hints again at every run that is ready and may have lost its hint."""
+"""The sweeper: a thread that records what falls due by itself, and hints again at every run that is ready."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import asyncio
 import logging
 from threading import Event, Thread
 
-from django.utils import timezone
+from django.db import connections
+from flujo.clock import Clock, SystemClock
 
 from runs.dispatch import hint
+from runs.services.alarms import ring
 from runs.state_backend import DjangoBackend
 
 logger = logging.getLogger(__name__)
@@ -19,9 +21,15 @@ LIMIT = 100
 
 
 class Sweeper:
-    """Looks every second for queued runs, expired leases and dead holders; `stop` ends it."""
+    """Looks every second for queued runs, expired leases, dead holders and what is due; `stop` ends it.
 
-    def __init__(self) -> None:
+    The deadlines, escalations and reminders of human tasks are recorded here, with or without a worker that could
+    execute the run.
+    """
+
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._backend = DjangoBackend()
         self._stopping = Event()
         self._thread = Thread(target=self._run, name="flujo-sweeper", daemon=True)
 
@@ -34,16 +42,20 @@ class Sweeper:
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        asyncio.run(self._sweep_on())
-
-    async def _sweep_on(self) -> None:
-        backend = DjangoBackend()
         while not self._stopping.is_set():
             pause = SWEEP_SECONDS
             try:
-                for head in await backend.ready(timezone.now(), LIMIT):
-                    hint(head.run_id)
+                self.sweep()
             except Exception:  # the seam of the sweeper: a store that is away for a while must not end it
                 logger.exception("The sweeper could not read the store; it tries again.")
+                connections.close_all()
                 pause = PAUSE_AFTER_ERROR
-            await asyncio.to_thread(self._stopping.wait, pause)
+            self._stopping.wait(pause)
+        connections.close_all()
+
+    def sweep(self) -> None:
+        """Look once."""
+        now = self._clock.now()
+        ring(now)
+        for head in asyncio.run(self._backend.ready(now, LIMIT)):
+            hint(head.run_id)

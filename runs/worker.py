@@ -12,8 +12,8 @@ from threading import Thread
 from time import monotonic
 from typing import Protocol
 
-from django.utils import timezone
 from flujo import Flujo, PipelineRegistry, watch
+from flujo.clock import Clock, SystemClock
 from flujo.errors import (
     AtMaxConcurrency,
     Fenced,
@@ -64,7 +64,14 @@ class Worker:
     What is ready is always asked of the store; a hint only says that it is worth asking now.
     """
 
-    def __init__(self, *, registry: PipelineRegistry = site_registry, concurrency: int = CONCURRENCY) -> None:
+    def __init__(
+        self,
+        *,
+        registry: PipelineRegistry = site_registry,
+        concurrency: int = CONCURRENCY,
+        clock: Clock | None = None,
+    ) -> None:
+        self._clock = clock or SystemClock()
         self._registry = registry
         self._concurrency = concurrency
         self._backend = DjangoBackend()
@@ -127,7 +134,7 @@ class Worker:
         self._full_keys = {key: until for key, until in self._full_keys.items() if until > monotonic()}
         try:
             await self._follow_policies()
-            for head in await self._claimable(timezone.now()):
+            for head in await self._claimable(self._clock.now()):
                 self._running[head.run_id] = asyncio.create_task(self._execute(head, signals))
         except Exception:  # the seam of the worker: a store that is away for a while must not end it
             logger.exception("The worker could not look for ready runs; it tries again.")
@@ -139,7 +146,7 @@ class Worker:
         if monotonic() < self._policies_again:
             return
         self._policies_again = monotonic() + LOOK_SECONDS
-        for run_id, why in await changed_code.follow_policies(self._backend, self._registry, timezone.now()):
+        for run_id, why in await changed_code.follow_policies(self._backend, self._registry, self._clock.now()):
             logger.warning("Run %s needs attention: %s", run_id, why)
 
     async def _claimable(self, now: datetime) -> list[RunHead]:
@@ -189,6 +196,7 @@ class Worker:
                 pipeline_name=head.pipeline,
                 pipeline_version=head.version,
                 state_backend=self._backend,
+                clock=self._clock,
             ).continue_async(head.run_id, drain=signals.drain)
             self._setbacks.pop(head.run_id, None)
             await self._offer_place(head.concurrency_key)

@@ -1,6 +1,7 @@
 """Durable, resumable workflows for Python."""
 
 from flujo.context import PipelineContext
+from flujo.deadlines import Approve
 from flujo.errors import FlujoError
 from flujo.human import Reject
 from flujo.pipeline import Pipeline
@@ -14,6 +15,7 @@ from flujo.step import Step, step
 from flujo.step_context import StepContext
 
 __all__ = [
+    "Approve",
     "Flujo",
     "FlujoError",
     "NonRetryable",

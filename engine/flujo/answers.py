@@ -11,7 +11,7 @@ from flujo.errors import AmbiguousAnswer, HumanTaskNotFound, RunFinished, RunNot
 from flujo.human import HumanStep, Reject
 from flujo.records import HumanTask
 from flujo.result import PipelineResult
-from flujo.status import DecisionOutcome
+from flujo.status import DecisionOutcome, TaskStatus
 from flujo.transitions import Answer
 
 
@@ -70,8 +70,11 @@ def _last_asked(document: RunDocument, step: str | None) -> HumanTask:
     asked = [task for task in document.human_tasks() if step in (None, task.path)]
     if step is not None and not asked:
         raise HumanTaskNotFound(f"Run {head.run_id} asks nothing at {step!r}.")
+    newest = max(asked, key=lambda task: task.generation, default=None)
+    if newest is not None and newest.status is TaskStatus.EXPIRED:
+        return newest
     if not head.active:
         raise RunFinished(f"Run {head.run_id} is {head.status.value}: there is nothing to answer.")
-    if not asked:
+    if newest is None:
         raise RunNotPaused(f"Run {head.run_id} is {head.status.value} and asks nothing.")
-    return max(asked, key=lambda task: task.generation)
+    return newest

@@ -185,6 +185,18 @@ class HumanTaskClosed(FlujoError):
     code = "human_task_closed"
 
 
+class HumanTaskExpired(HumanTaskClosed):
+    """The time to answer has run out; what the pipeline declares for that case was done."""
+
+    code = "human_task_expired"
+
+
+class DeadlinePassed(FlujoError):
+    """Nobody answered the human task in time. Retry the run to ask again."""
+
+    code = "deadline_passed"
+
+
 class HumanTaskNotFound(FlujoError):
     """The run has no such human task."""
 

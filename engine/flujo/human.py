@@ -1,4 +1,4 @@
-"""The step that asks a person: its question, its answer's form and what a rejection does."""
+"""The step that asks a person: its question, the form of its answer and its ways out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Union
 from pydantic import ValidationError
 
 from flujo import canonical
+from flujo.deadlines import Approve, Timetable
 from flujo.errors import InvalidAnswer, PipelineDefinitionError, UnstorableValue
 from flujo.node import Node, no_coroutine
 
@@ -38,6 +39,7 @@ class HumanStep(Node):
         candidates: Sequence[str] | None,
         on_reject: Pipeline | None,
         when: Callable[[Any], bool] | None,
+        timetable: Timetable,
     ) -> None:
         super().__init__(name, description=message_for_user if isinstance(message_for_user, str) else "")
         if isinstance(candidates, str) or (candidates is not None and not candidates):
@@ -56,12 +58,44 @@ class HumanStep(Node):
         self.answer_schema: dict[str, Any] | None = (
             canonical.adapter(input_schema).json_schema(mode="validation") if self.kind_of_answer == "form" else None
         )
+        timetable.check(name, self.candidates)
+        self.timetable = timetable
+        self.default_answer = self._default_answer()
+        self._check_routes()
+
+    def _default_answer(self) -> str:
+        """The canonical JSON of the answer that counts at the deadline; "" without one."""
+        default = self.timetable.on_deadline
+        if not isinstance(default, Approve):
+            return ""
+        try:
+            answer = self.validate_answer(default.answer)
+        except InvalidAnswer as error:
+            raise PipelineDefinitionError(f"Human task {self.name!r}: on_deadline: {error.message}") from error
+        if self.kind_of_answer == "bool" and answer == "false":
+            raise PipelineDefinitionError(f"Human task {self.name!r}: a no at the deadline is on_deadline='reject'.")
+        return answer
+
+    def _check_routes(self) -> None:
+        names = [node.name for route in self.routes for node in route.nodes]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise PipelineDefinitionError(
+                f"Human task {self.name!r}: both ways out have a step {twice!r}. Give one another name, or let "
+                "on_deadline='reject' take the steps of on_reject."
+            )
+
+    @property
+    def routes(self) -> list[Pipeline]:
+        """The steps that may run instead of all that follows: those for a rejection, those for a missed deadline."""
+        return [route for route in (self.on_reject, self.timetable.steps) if route is not None]
 
     def reach(self) -> int:
-        return 0 if self.on_reject is None else 1 + self.on_reject.longest_path()
+        return max((1 + route.longest_path() for route in self.routes), default=0)
 
     def inner(self, path: str) -> Node | None:
-        return None if self.on_reject is None else self.on_reject.find(path)
+        found = (route.find(path) for route in self.routes)
+        return next((node for node in found if node is not None), None)
 
     @property
     def output(self) -> Any:
@@ -70,13 +104,16 @@ class HumanStep(Node):
 
     @property
     def result(self) -> Any:
-        """The annotation of what the gate itself gives: the answer, or the output of the steps for a rejection."""
-        return self.output if self.on_reject is None else Union[self.output, self.on_reject.output]  # noqa: UP007  # of values
+        """The annotation of what the gate itself gives: the answer, or the output of the steps that ran instead."""
+        outputs = (self.output, *(route.output for route in self.routes))
+        return Union[outputs]  # noqa: UP007  # of values
 
     def shape(self) -> dict[str, Any]:
         shape: dict[str, Any] = {"name": self.name, "kind": self.kind}
         if self.on_reject is not None:
             shape["on_reject"] = self.on_reject.shape()
+        if self.timetable.steps is not None:
+            shape["on_deadline"] = self.timetable.steps.shape()
         return shape
 
     def asks(self, value: Any) -> bool:

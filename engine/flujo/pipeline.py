@@ -106,9 +106,9 @@ class Pipeline:
 
     @property
     def output(self) -> Any:
-        """The annotation of the last step's output; `Any` when steps for a rejection may give another."""
+        """The annotation of the last step's output; `Any` when steps that run instead may give another."""
         last = self.nodes[-1].output if self.nodes else Any
-        others = [node.on_reject for node in self.nodes if isinstance(node, HumanStep) and node.on_reject is not None]
+        others = [route for node in self.nodes if isinstance(node, HumanStep) for route in node.routes]
         return last if all(route.output == last for route in others) else Any
 
     def signatures(self) -> Iterator[Signature]:
@@ -138,8 +138,8 @@ def _every(nodes: Iterable[Node]) -> Iterator[Node]:
         yield node
         if isinstance(node, Construct):
             yield from _every(part for _, part in node.parts())
-        elif isinstance(node, HumanStep) and node.on_reject is not None:
-            yield from _every(node.on_reject.nodes)
+        elif isinstance(node, HumanStep):
+            yield from _every(inner for route in node.routes for inner in route.nodes)
 
 
 def _name(annotation: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from flujo.status import (
     ACTIVE,
+    AtDeadline,
     AttemptOutcome,
     DecisionOutcome,
     EventKind,
@@ -43,13 +44,14 @@ class Record:
 class RunHead(Record):
     """The one row of a run that changes; every write to the run moves its `seq`.
 
-    `on_change` is the run's own policy for changed code. A parked run says in its error why.
     `step_index` is the top-level position of the next step, 0…n; `chain` the hash of the last audit event;
     `fence` the token of the newest lease; `generation` the number of questions asked and waits begun;
     `round` that of explicit retries. `holder` is the JSON of a `flujo.lease.Holder`. `derived_from` is the run that
-    this one is a rerun or, with the step `derived_at` that it began with, a fork of. `wake_at` is when the
-    earliest timer or retry of a paused run is due. Of the runs that wait for a worker, those of higher `priority` go
-    first. Of the runs with one `concurrency_key` only so many as the pipeline says hold a lease at once.
+    this one is a rerun or, with the step `derived_at` that it began with, a fork of. `wake_at` is when a paused run has
+    something to do by itself: the earliest of its timers and retries, and of the deadlines, escalations and reminders
+    of its human tasks. Of the runs that wait for a worker, those of higher `priority` go first. Of the runs with one
+    `concurrency_key` only so many as the pipeline says hold a lease at once. `on_change` is the run's own policy for
+    changed code. A parked run says in its error why.
     """
 
     table = "run"
@@ -173,6 +175,9 @@ class HumanTask(Record):
     `candidates` a JSON list of user names and `group:` names, or "" for anyone who may decide.
     `if_approved` and `if_rejected` say what happens next ("continue with ship_order", "stop the run");
     `next_step` is the top-level step behind the gate, "" at the end; `routes_rejection` is true with `on_reject`.
+    `at_deadline` is what happens at `due_at`, in words `if_expired`; `default_answer` the canonical JSON of the answer
+    that counts then; `contained` says that a construct catches the failure. `reminders` is the JSON list of the
+    reminders to come, `reminded_at` when the last came; at `escalate_at` the list `escalate_to` joins the candidates.
     """
 
     table = "human_task"
@@ -197,6 +202,16 @@ class HumanTask(Record):
     status: TaskStatus = TaskStatus.OPEN
     closed_at: datetime | None = None
     closed_reason: str = ""
+    due_at: datetime | None = None
+    at_deadline: AtDeadline | None = None
+    if_expired: str = ""
+    default_answer: str = ""
+    contained: bool = False
+    reminders: str = ""
+    reminded_at: datetime | None = None
+    escalate_at: datetime | None = None
+    escalate_to: str = ""
+    escalated_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

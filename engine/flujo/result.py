@@ -36,7 +36,10 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """The question a paused run waits on; `schema` is the JSON Schema of a form, `candidates` None for anyone."""
+    """The question a paused run waits on; `schema` is the JSON Schema of a form, `candidates` None for anyone.
+
+    After `due_at` it is too late to answer: `if_expired` says what is done then.
+    """
 
     path: str
     name: str
@@ -47,6 +50,8 @@ class Pause:
     candidates: list[str] | None
     digest: str
     raised_at: datetime
+    due_at: datetime | None = None
+    if_expired: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,4 +146,6 @@ def _pause(task: HumanTask) -> Pause:
         candidates=json.loads(task.candidates) if task.candidates else None,
         digest=task.digest,
         raised_at=task.raised_at,
+        due_at=task.due_at,
+        if_expired=task.if_expired,
     )

@@ -21,6 +21,7 @@ from flujo.document import RunDocument
 from flujo.errors import (
     AtMaxConcurrency,
     BackendCannot,
+    HumanTaskExpired,
     PipelineChanged,
     RunDeleted,
     RunFinished,
@@ -203,13 +204,24 @@ class Flujo:
         `RunIsLeased` when another worker was faster, `PipelineChanged`, and the error of a status that cannot go on.
         """
         document = await self._load(run_id)
+        if await self._rang(document):
+            return result_of(self._entry_of(document), await self._load(run_id))
         entry = await self._own_code(document)
         terms = self._terms(entry, patient=False)
         await self.backend.transact(run_id, transitions.claim(terms, now=self.clock.now()))
         return await self._execute(entry, run_id, silent, drain, patient=False)
 
+    async def _rang(self, document: RunDocument) -> bool:
+        """Record what is due at the run's human tasks; whether the run waits on, or has ended, because of that."""
+        if not transitions.due_alarms(document, self.clock.now()):
+            return False
+        head = (await self.backend.transact(document.run_id, transitions.ring(now=self.clock.now()))).kept
+        return not head.active or (head.status is RunStatus.PAUSED and not transitions.is_due(head, self.clock.now()))
+
     async def _go_on(self, entry: RegisteredPipeline, head: RunHead, progress: Progress) -> PipelineResult:
         document = await self._load(head.run_id)
+        if await self._rang(document):
+            return result_of(entry, await self._load(head.run_id))
         waits = head.status is RunStatus.PAUSED and not transitions.is_due(head, self.clock.now())
         if (waits and head.wait is not Wait.RETRY) or head.status is RunStatus.COMPLETED:
             return result_of(entry, document)
@@ -279,7 +291,8 @@ class Flujo:
 
         `human_input` is the answer, or `Reject(reason)`; `step` names the path when several questions are open. The
         answer is committed before anything behind the gate runs; giving the same one again is harmless. Raises
-        `InvalidAnswer` (the run stays paused), `AlreadyDecided`, `RunNotPaused`, `RunFinished`.
+        `InvalidAnswer` (the run stays paused), `AlreadyDecided`, `HumanTaskExpired` (it came after the deadline, which
+        is then recorded), `RunNotPaused`, `RunFinished`.
         """
         run_id = paused if isinstance(paused, str) else paused.run_id
         document = await self._load(run_id)
@@ -295,6 +308,8 @@ class Flujo:
             run_id, transitions.decide(answer, now=self.clock.now(), claim=self._terms(entry), facts={})
         )
         watch.hint(run_id)  # a rejection ends the run, whatever another worker does beside the question
+        if isinstance(decided.result, HumanTaskExpired):
+            raise decided.result
         if decided.writes and decided.kept.status is RunStatus.RUNNING and decided.before != decided.kept:
             if decided.before is not None and decided.before.fence == decided.kept.fence:
                 return result_of(entry, await self._load(run_id))  # a worker that runs a sibling branch goes on with it

@@ -10,7 +10,7 @@ from typing import Any
 
 Node = dict[str, Any]
 Shape = list[Node]
-_INNER = ("parts", "on_reject")
+_INNER = ("parts", "on_reject", "on_deadline")
 
 
 class Change(StrEnum):
@@ -53,7 +53,7 @@ def differences(before: Shape, after: Shape, *, step_index: int = 0) -> list[Dif
 def children(node: Node) -> dict[str, Node]:
     """The nodes inside a node, by the segment that addresses each."""
     inside = dict(node.get("parts", []))
-    return inside | _top(node.get("on_reject", []))
+    return inside | _top(node.get("on_reject", [])) | _top(node.get("on_deadline", []))
 
 
 def _top(shape: Shape) -> dict[str, Node]:

@@ -48,7 +48,18 @@ class TaskStatus(StrEnum):
 
     OPEN = "open"
     DECIDED = "decided"
+    EXPIRED = "expired"
     CLOSED = "closed"
+
+
+class AtDeadline(StrEnum):
+    """What is done when nobody has answered a human task in time."""
+
+    FAIL = "fail"
+    REJECT = "reject"
+    APPROVE = "approve"
+    STEPS = "steps"
+    WAIT = "wait"
 
 
 class WaitStatus(StrEnum):
@@ -92,6 +103,7 @@ class EventKind(StrEnum):
     RUN_CANCEL_REQUESTED = "run.cancel_requested"
     RUN_CANCELLED = "run.cancelled"
     RUN_REJECTED = "run.rejected"
+    RUN_EXPIRED = "run.expired"
     RUN_PURGED = "run.purged"
     RUN_PARKED = "run.parked"
     RUN_UNPARKED = "run.unparked"
@@ -106,6 +118,9 @@ class EventKind(StrEnum):
     SIGNAL_TAKEN = "signal.taken"
     SIGNAL_EXPIRED = "signal.expired"
     HUMAN_TASK_RAISED = "human_task.raised"
+    HUMAN_TASK_REMINDED = "human_task.reminded"
+    HUMAN_TASK_ESCALATED = "human_task.escalated"
+    HUMAN_TASK_EXPIRED = "human_task.expired"
     HUMAN_TASK_CLOSED = "human_task.closed"
     DECISION_RECORDED = "decision.recorded"
 
@@ -114,9 +129,9 @@ TERMINAL = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED
 ACTIVE = frozenset(RunStatus) - TERMINAL
 
 LEGAL_MOVES: dict[RunStatus, frozenset[RunStatus]] = {
-    RunStatus.QUEUED: frozenset({RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.CANCELLED}),
+    RunStatus.QUEUED: frozenset({RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.FAILED, RunStatus.CANCELLED}),
     RunStatus.RUNNING: frozenset(RunStatus),
-    RunStatus.PAUSED: frozenset({RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.CANCELLED}),
+    RunStatus.PAUSED: frozenset({RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.FAILED, RunStatus.CANCELLED}),
     RunStatus.FAILED: frozenset({RunStatus.QUEUED}),
     RunStatus.COMPLETED: frozenset(),
     RunStatus.CANCELLED: frozenset(),

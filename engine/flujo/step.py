@@ -8,9 +8,10 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from flujo.constructs import Branch, Fallback, Loop, Map, OnError, Parallel, Reducers, as_node
+from flujo.deadlines import Approve, Timetable
 from flujo.errors import PipelineDefinitionError
 from flujo.human import HumanStep
 from flujo.node import Node
@@ -68,6 +69,11 @@ class Step(Node):
         candidates: Sequence[str] | None = None,
         on_reject: Node | Pipeline | None = None,
         when: Callable[[Any], bool] | None = None,
+        deadline: timedelta | Callable[[Any], datetime] | None = None,
+        on_deadline: Literal["fail", "reject", "wait"] | Approve | Node | Pipeline = "fail",
+        reminders: Sequence[timedelta] = (),
+        escalate_after: timedelta | None = None,
+        escalate_to: Sequence[str] = (),
     ) -> HumanStep:
         """A step that pauses the run until a person answers; the validated answer is its output.
 
@@ -76,6 +82,12 @@ class Step(Node):
         becomes a form. `candidates` (user names and `group:` names) narrows who may decide. A rejection ends the run
         `cancelled` with the outcome `rejected`; with `on_reject` those steps run instead of all that follows.
         With `when`, a function of the step's input, the run pauses only if it is true; else the input passes through.
+
+        `deadline`, a time from the question on or a function of the step's input that gives an aware time, is when it
+        is too late to answer. Then `on_deadline` is done: "fail" fails the step with `DeadlinePassed`, "reject" counts
+        as a rejection, `Approve(answer)` is the answer, and steps run instead of all that follows; a run that ends by
+        it has the outcome `expired`. With "wait" the request is overdue and stays open. `reminders` are the times
+        after which it is repeated; after `escalate_after` the candidates in `escalate_to` may answer too.
         """
         from flujo.pipeline import Pipeline
 
@@ -86,6 +98,13 @@ class Step(Node):
             candidates=candidates,
             on_reject=None if on_reject is None else Pipeline.of(on_reject),
             when=when,
+            timetable=Timetable(
+                deadline=deadline,
+                on_deadline=on_deadline if isinstance(on_deadline, str | Approve) else Pipeline.of(on_deadline),
+                reminders=tuple(reminders),
+                escalate_after=escalate_after,
+                escalate_to=tuple(escalate_to),
+            ),
         )
 
     @staticmethod

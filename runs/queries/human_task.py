@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 HISTORY_WORDS: dict[str, str] = {
     EventKind.HUMAN_TASK_RAISED: "The run paused and asked",
     EventKind.DECISION_RECORDED: "Decided",
+    EventKind.HUMAN_TASK_REMINDED: "Reminded",
+    EventKind.HUMAN_TASK_ESCALATED: "Escalated",
+    EventKind.HUMAN_TASK_EXPIRED: "Expired: nobody answered in time",
     EventKind.HUMAN_TASK_CLOSED: "Closed without an answer",
 }
 

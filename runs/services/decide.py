@@ -8,10 +8,12 @@ from django.db import transaction
 from django.utils import timezone
 from flujo import transitions
 from flujo.answers import answer_to
+from flujo.batch import Batch
 from flujo.errors import (
     AlreadyDecided,
     FlujoError,
     HumanTaskClosed,
+    HumanTaskExpired,
     HumanTaskNotFound,
     NotAllowed,
     PipelineChanged,
@@ -50,9 +52,9 @@ def decide(
 
     `data` is the JSON-ready answer, which a rejection does not need; `digest` and `generation` are those of the page
     that was shown; the same `key` with the same answer gives the first result again. Raises `HumanTaskNotFound`,
-    `NotAllowed`, `AlreadyDecided` and `StaleDecision` (409), `HumanTaskClosed` (410), `InvalidAnswer` (422); none of
-    them touches the pause. What is refused with 403, 409 or 410 is recorded in the site's audit; an unseen task or an
-    invalid answer is not.
+    `NotAllowed`, `AlreadyDecided` and `StaleDecision` (409), `HumanTaskClosed` and `HumanTaskExpired` (410),
+    `InvalidAnswer` (422); none of them touches the pause, but a deadline that had passed unnoticed is recorded then.
+    What is refused with 403, 409 or 410 is recorded in the site's audit; an unseen task or an invalid answer is not.
     """
     try:
         with transaction.atomic():
@@ -73,14 +75,21 @@ def decide(
             batch = DjangoBackend().transact_now(task.run_id, decided)
             if batch.writes:
                 dispatch.hint_on_commit(task.run_id)
-            decision: Decision = batch.result
-            return decision
+        return _decision(batch)
     except PipelineChanged:
         changed_code.settle(HumanTask.objects.get(pk=task_id).run_id, registry, timezone.now())
         raise
     except _REFUSALS as refusal:
         _record_refusal(actor, task_id, refusal, origin)
         raise
+
+
+def _decision(batch: Batch) -> Decision:
+    """What was recorded. Raises `HumanTaskExpired` when that is the deadline: the answer came too late."""
+    result: Decision | HumanTaskExpired = batch.result
+    if isinstance(result, HumanTaskExpired):
+        raise result
+    return result
 
 
 def _visible_task(actor: access.User, task_id: int) -> HumanTask:
@@ -91,6 +100,8 @@ def _visible_task(actor: access.User, task_id: int) -> HumanTask:
 
 
 def _check_open_to(actor: access.User, task: HumanTask) -> None:
+    if task.status == TaskStatus.EXPIRED:
+        raise transitions.expired(task.closed_reason, task.closed_at)
     if task.status == TaskStatus.CLOSED:
         raise HumanTaskClosed(f"This request is closed: {task.closed_reason}.", closed_at=task.closed_at)
     refusal = access.may_decide(actor, task)

@@ -31,6 +31,7 @@ STATUS = {
     "fenced": 409,
     "pipeline_changed": 409,
     "human_task_closed": 410,
+    "human_task_expired": 410,
     "run_deleted": 410,
     "invalid_answer": 422,
     "invalid_input": 422,

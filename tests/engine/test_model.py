@@ -9,15 +9,16 @@ from itertools import count
 from typing import Any
 
 import hypothesis.strategies as st
-from flujo import transitions
+from flujo import canonical, transitions
 from flujo.batch import GENESIS, Transition
+from flujo.codec import isoformat
 from flujo.document import RunDocument
 from flujo.errors import FlujoError
 from flujo.lease import Holder
 from flujo.records import AuditEvent, Checkpoint, Decision
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.base import StateBackend
-from flujo.status import DecisionOutcome
+from flujo.status import AtDeadline, DecisionOutcome
 from flujo.transitions import Answer, ClaimTerms, NewRun, Position, Question, StepDone, StepError
 from flujo.verify import verify_chain
 from hypothesis import HealthCheck, settings
@@ -120,10 +121,17 @@ class Lockstep(RuleBasedStateMachine):
             assert before is not None
             assert (before.fence, before.status.value) == (fence, "running"), "only the holder completes a step"
 
-    @rule(run=RUNS, which=CLAIMS)
-    def ask(self, run: str, which: int) -> None:
+    @rule(run=RUNS, which=CLAIMS, late=st.sampled_from([None, "fail", "reject", "approve"]), routes=st.booleans())
+    def ask(self, run: str, which: int, late: str | None, *, routes: bool) -> None:
         shown = ("gate", "gate", 1, "Sure?", "text", "", "", "1", "go on", "stop", "s2")
-        question = Question(*shown, routes_rejection=False)
+        question = Question(
+            *shown,
+            routes_rejection=routes,
+            due_at=self.now + LEASE if late else None,
+            at_deadline=AtDeadline(late) if late else None,
+            default_answer='"late"' if late == "approve" else "",
+            reminders=canonical.dump([isoformat(self.now + LEASE / 2)]),
+        )
         asking = transitions.raise_human_task(question, alone=True, fence=self.fence(run, which), now=self.now)
         self.transact(run, asking)
 
@@ -136,6 +144,10 @@ class Lockstep(RuleBasedStateMachine):
         answer = Answer("gate", generation, task.digest if task else "", outcome, '"ok"', "ana", "", "test", key)
         deciding = transitions.decide(answer, now=self.now, claim=terms() if claim else None, facts={})
         self.note(run, self.transact(run, deciding))
+
+    @rule(run=RUNS)
+    def ring(self, run: str) -> None:
+        self.transact(run, transitions.ring(now=self.now))
 
     @rule(run=RUNS)
     def cancel(self, run: str) -> None:

@@ -1,5 +1,6 @@
 """Every legal change of a run, as pure functions that decide what one transaction writes."""
 
+from flujo.transitions.alarms import due_alarms, expired, missed, ring
 from flujo.transitions.operator import Answer, cancel, decide, purge, receive, retry
 from flujo.transitions.parking import MOVING, is_parked, park, unpark
 from flujo.transitions.rules import ClaimTerms, is_due, waiting
@@ -39,12 +40,15 @@ __all__ = [
     "claim",
     "complete_step",
     "decide",
+    "due_alarms",
     "expire",
+    "expired",
     "fail_attempt",
     "fail_run",
     "finish",
     "is_due",
     "is_parked",
+    "missed",
     "park",
     "pause",
     "purge",
@@ -53,6 +57,7 @@ __all__ = [
     "release",
     "renew",
     "retry",
+    "ring",
     "start",
     "unpark",
     "waiting",

@@ -11,8 +11,10 @@ from typing import Any
 from flujo import canonical
 from flujo.batch import Batch, Draft, RunView, Transition, required, unchanged
 from flujo.codec import isoformat
+from flujo.deadlines import is_late
 from flujo.errors import (
     AlreadyDecided,
+    DeadlinePassed,
     HumanTaskClosed,
     HumanTaskNotFound,
     IllegalTransition,
@@ -23,8 +25,10 @@ from flujo.errors import (
 )
 from flujo.lease import is_held
 from flujo.paths import is_top
-from flujo.records import Checkpoint, Decision, HumanTask, RunHead, Signal, Tombstone
+from flujo.records import Decision, HumanTask, RunHead, Signal, Tombstone
 from flujo.status import DecisionOutcome, EventKind, Outcome, RunStatus, TaskStatus, Wait
+from flujo.transitions.alarms import expired, sound
+from flujo.transitions.gates import pass_gate, wake
 from flujo.transitions.rules import ClaimTerms, end, lose_attempts, take_or_queue
 
 
@@ -50,7 +54,9 @@ class Answer:
 def decide(answer: Answer, *, now: datetime, claim: ClaimTerms | None, facts: dict[str, Any]) -> Transition:
     """Record the decision and let the run go on: `queued`, or with `claim` taken by this worker.
 
-    Raises `HumanTaskNotFound`, `AlreadyDecided` (with who and when), `HumanTaskClosed`, `StaleDecision`.
+    `now` decides whether the answer is in time. One that comes after the deadline, but before anybody recorded that it
+    passed, records just that; the result is then the `HumanTaskExpired` that the caller raises. Raises
+    `HumanTaskNotFound`, `AlreadyDecided` (with who and when), `HumanTaskClosed`, `HumanTaskExpired`, `StaleDecision`.
     """
 
     def transition(view: RunView) -> Batch:
@@ -62,16 +68,20 @@ def decide(answer: Answer, *, now: datetime, claim: ClaimTerms | None, facts: di
         if earlier is not None:
             return unchanged(view, result=_same_or_refuse(earlier, answer))
         _check_open(task, answer)
+        if is_late(task, now):
+            late = Draft(view, now)  # the deadline is nobody's act
+            over = sound(late, [task])[0]
+            return late.batch(result=expired(over.closed_reason, over.closed_at))
         draft = Draft(view, now, actor=answer.actor)
         decision = _record(draft, task, answer, facts)
         if answer.outcome is DecisionOutcome.APPROVED:
-            _pass_gate(draft, task, answer)
+            pass_gate(draft, task, answer.data)
         elif task.routes_rejection:
             draft.set(outcome=Outcome.REJECTED if is_top(task.path) else head.outcome)
         else:
             _end_rejected(draft, task)
             return draft.batch(result=decision)
-        _wake(draft, claim)
+        wake(draft, claim)
         return draft.batch(result=decision)
 
     return transition
@@ -91,6 +101,8 @@ def _same_or_refuse(earlier: Decision, answer: Answer) -> Decision:
 
 
 def _check_open(task: HumanTask, answer: Answer) -> None:
+    if task.status is TaskStatus.EXPIRED:
+        raise expired(task.closed_reason, task.closed_at)
     if task.status is TaskStatus.CLOSED:
         raise HumanTaskClosed(f"This request is closed: {task.closed_reason}.", closed_at=task.closed_at)
     if answer.generation != task.generation or answer.digest != task.digest:
@@ -127,37 +139,9 @@ def _record(draft: Draft, task: HumanTask, answer: Answer, facts: dict[str, Any]
     return decision
 
 
-def _pass_gate(draft: Draft, task: HumanTask, answer: Answer) -> None:
-    """The answer is the gate's output: its checkpoint commits together with the decision."""
-    head = draft.head
-    draft.insert(
-        Checkpoint(
-            run_id=head.run_id,
-            path=task.path,
-            name=task.name,
-            position=task.position,
-            seq=head.seq,
-            fence=head.fence,
-            attempt=0,
-            output=answer.data,
-            context_changes=None,
-            started_at=task.raised_at,
-            finished_at=draft.now,
-        )
-    )
-    if is_top(task.path):  # positions inside constructs never leak into the saved step index
-        draft.set(step_index=task.position + 1, step_name=task.next_step)
-
-
 def _end_rejected(draft: Draft, task: HumanTask) -> None:
     draft.set(outcome=Outcome.REJECTED)
     end(draft, RunStatus.CANCELLED, EventKind.RUN_REJECTED, path=task.path)
-
-
-def _wake(draft: Draft, claim: ClaimTerms | None) -> None:
-    if draft.head.status is not RunStatus.PAUSED or draft.head.wait is Wait.OPERATOR:
-        return  # a sibling branch is still running, or the run is parked: whoever goes on with it finds the answer
-    take_or_queue(draft, claim)
 
 
 def receive(
@@ -181,7 +165,7 @@ def receive(
         )
         draft.insert(Signal(head.run_id, message_id, name, data, actor, draft.head.seq, now))
         if any(wait.kind is Wait.SIGNAL and wait.name == name for wait in view.open_waits()):
-            _wake(draft, claim)
+            wake(draft, claim)
         return draft.batch(result=True)
 
     return transition
@@ -231,6 +215,7 @@ def retry(*, actor: str, reason: str, now: datetime, claim: ClaimTerms | None, f
             error_type="",
             error_message="",
             cancel_requested=False,
+            outcome=None if head.error_type == DeadlinePassed.__name__ else head.outcome,
         )
         draft.event(EventKind.RUN_RETRIED, reason=reason, round=draft.head.round, **facts)
         take_or_queue(draft, claim)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from flujo.batch import Draft, RunView
+from flujo.deadlines import next_alarm
 from flujo.errors import Fenced, PipelineChanged
 from flujo.lease import Holder, is_held
 from flujo.paths import is_within
@@ -155,8 +156,8 @@ def end(draft: Draft, status: RunStatus, kind: EventKind, *, path: str = "", clo
     if draft.has("outcome") is Outcome.NEEDS_ATTENTION:
         draft.set(outcome=None)
     draft.set(status=status, wait=None, holder=None, lease_expires_at=None, wake_at=None, finished_at=draft.now)
-    if status is RunStatus.COMPLETED and draft.head.outcome is Outcome.REJECTED:
-        data["outcome"] = Outcome.REJECTED.value
+    if status is RunStatus.COMPLETED and draft.head.outcome is not None:
+        data["outcome"] = draft.head.outcome.value
     draft.event(kind, path, **data)
 
 
@@ -164,9 +165,16 @@ def close_human_tasks(draft: Draft, reason: str, *, but: str = "") -> None:
     """Close the questions that are still open, except the one at `but`: nobody may answer for a run that has ended."""
     if not draft.head.generation:
         return
-    for task in draft.view.open_human_tasks():
+    for task in open_now(draft):
         if task.path != but:
             _close(draft, task, reason)
+
+
+def open_now(draft: Draft) -> list[HumanTask]:
+    """The human tasks that are open once this draft is written."""
+    over = {row.key_values(): row for row in draft.updates if isinstance(row, HumanTask)}
+    tasks = [over.get(task.key_values(), task) for task in draft.view.open_human_tasks()]
+    return [task for task in tasks if task.status is TaskStatus.OPEN]
 
 
 def _close(draft: Draft, task: HumanTask, reason: str) -> None:
@@ -206,16 +214,22 @@ def waiting(asked: Iterable[HumanTask], waits: Iterable[RunWait]) -> set[tuple[s
 _RANKS = (Wait.HUMAN_TASK, Wait.SIGNAL, Wait.RETRY, Wait.TIMER)
 
 
-def pause_here(draft: Draft, waits: list[RunWait], *, asks: bool) -> None:
+def pause_here(draft: Draft, tasks: Sequence[HumanTask], waits: Sequence[RunWait]) -> None:
     """Pause: nothing holds a waiting run. The first of `_RANKS` is the reason shown."""
-    kinds = {wait.kind for wait in waits} | ({Wait.HUMAN_TASK} if asks else set())
+    kinds = {wait.kind for wait in waits} | ({Wait.HUMAN_TASK} if tasks else set())
     reason = next(kind for kind in _RANKS if kind in kinds)
-    due = [wait.due_at for wait in waits if wait.due_at is not None]
-    draft.set(status=RunStatus.PAUSED, wait=reason, holder=None, lease_expires_at=None, wake_at=min(due, default=None))
+    wake_at = next_wake(tasks, waits)
+    draft.set(status=RunStatus.PAUSED, wait=reason, holder=None, lease_expires_at=None, wake_at=wake_at)
+
+
+def next_wake(tasks: Iterable[HumanTask], waits: Iterable[RunWait]) -> datetime | None:
+    """When a run that waits for these has something to do by itself."""
+    moments = [*map(next_alarm, tasks), *(wait.due_at for wait in waits)]
+    return min((moment for moment in moments if moment is not None), default=None)
 
 
 def is_due(head: RunHead, now: datetime) -> bool:
-    """Whether a paused run has a timer or a retry that is due."""
+    """Whether a paused run has something to do by itself: a timer, a retry, or an alarm of a human task is due."""
     return head.status is RunStatus.PAUSED and head.wake_at is not None and head.wake_at <= now
 
 

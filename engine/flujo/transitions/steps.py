@@ -12,7 +12,7 @@ from flujo import canonical
 from flujo.batch import Batch, Draft, RunView, Transition
 from flujo.codec import isoformat
 from flujo.records import Attempt, Checkpoint, HumanTask, RunWait, Signal
-from flujo.status import AttemptOutcome, EventKind, RunStatus, TaskStatus, Wait, WaitStatus
+from flujo.status import AtDeadline, AttemptOutcome, EventKind, RunStatus, TaskStatus, Wait, WaitStatus
 from flujo.transitions.rules import abandon, begin, end, keep_lease, mine, pause_here
 
 
@@ -90,6 +90,14 @@ class Question:
     if_rejected: str
     next_step: str
     routes_rejection: bool
+    due_at: datetime | None = None
+    at_deadline: AtDeadline | None = None
+    if_expired: str = ""
+    default_answer: str = ""
+    contained: bool = False
+    reminders: str = ""
+    escalate_at: datetime | None = None
+    escalate_to: str = ""
 
 
 def complete_step(done: StepDone, then: Position, *, fence: int, lease: timedelta, now: datetime) -> Transition:
@@ -248,7 +256,7 @@ def _try_again(draft: Draft, path: str, attempt: int, retry: RetryDue | None) ->
     draft.insert(wait)
     draft.set(generation=wait.generation)
     if retry.pauses:
-        pause_here(draft, [wait], asks=False)
+        pause_here(draft, [], [wait])
 
 
 def fail_run(path: str, error: StepError, *, expired: RunWait | None = None, fence: int, now: datetime) -> Transition:
@@ -312,8 +320,9 @@ def raise_human_task(question: Question, *, alone: bool, fence: int, now: dateti
         draft.insert(task)
         draft.set(generation=task.generation)
         if alone:
-            pause_here(draft, [], asks=True)
-        draft.event(EventKind.HUMAN_TASK_RAISED, task.path, generation=task.generation, digest=task.digest)
+            pause_here(draft, [task], [])
+        due = {"due_at": isoformat(task.due_at)} if task.due_at else {}
+        draft.event(EventKind.HUMAN_TASK_RAISED, task.path, generation=task.generation, digest=task.digest, **due)
         return draft.batch(result=task)
 
     return decide
@@ -335,7 +344,7 @@ def begin_wait(
         draft.set(generation=wait.generation)
         came = kind is Wait.SIGNAL and any(signal.name == name for signal in view.waiting_signals())
         if alone and not came:  # a signal that came since the worker looked would wake nobody
-            pause_here(draft, [wait], asks=False)
+            pause_here(draft, [], [wait])
         began = EventKind.TIMER_STARTED if kind is Wait.TIMER else EventKind.SIGNAL_AWAITED
         draft.event(began, path, name=name, due_at=isoformat(due_at) if due_at else None)
         return draft.batch()

@@ -21,6 +21,7 @@ from flujo.errors import (
 from flujo.lease import is_held
 from flujo.records import RunHead, RunInput, RunWait
 from flujo.status import AttemptOutcome, EventKind, OnChange, RunStatus, Wait
+from flujo.transitions.alarms import due_alarms, sound
 from flujo.transitions.lineage import Lineage, take_over
 from flujo.transitions.rules import (
     ClaimTerms,
@@ -209,16 +210,21 @@ def pause(known: set[tuple[str, int]], *, fence: int, now: datetime) -> Transiti
     """Pause a run whose branches all wait.
 
     The result is False when one of the `known` questions was answered meanwhile, a signal came or a timer is due:
-    nothing is written, and the worker goes on with it.
+    nothing is written, and the worker goes on with it. So too when something is due at a human task, which is recorded.
     """
 
     def decide(view: RunView) -> Batch:
         head = mine(view, fence)
         asked, waits = view.open_human_tasks(), view.open_waits()
+        late = due_alarms(view, now)
+        if late and not head.cancel_requested:
+            draft = Draft(view, now)
+            sound(draft, late)
+            return draft.batch(result=False)
         if waiting(asked, waits) != known or head.cancel_requested or _can_go_on(view, waits, now):
             return unchanged(view, result=False)
         draft = Draft(view, now)
-        pause_here(draft, waits, asks=bool(asked))
+        pause_here(draft, asked, waits)
         draft.event(EventKind.RUN_PAUSED, waiting=len(known))
         return draft.batch(result=True)
 
@@ -255,12 +261,17 @@ def release(*, fence: int, now: datetime) -> Transition:
 
 
 def renew(*, fence: int, lease: timedelta, now: datetime) -> Transition:
-    """Extend the lease. It is no fact of the run's history, so no event is written."""
+    """Extend the lease, and record what is due at human tasks while a step beside them is running.
+
+    The lease itself is no fact of the run's history, so no event is written for it.
+    """
 
     def decide(view: RunView) -> Batch:
         mine(view, fence)
         draft = Draft(view, now)
         keep_lease(draft, lease)
+        if draft.has("generation"):
+            sound(draft, due_alarms(view, now))
         return draft.batch()
 
     return decide

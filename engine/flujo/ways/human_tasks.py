@@ -4,55 +4,56 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import datetime
 
 from flujo import canonical, transitions
+from flujo.attempts import Failure, described
 from flujo.branches import Suspended
 from flujo.human import HumanStep
-from flujo.status import TaskStatus
+from flujo.pipeline import Pipeline
+from flujo.status import AtDeadline, TaskStatus
 from flujo.transitions import Question
-from flujo.walk import Ended, Spot, Walk
+from flujo.walk import Ended, Failed, Spot, Walk
 
 
 async def human_task(walk: Walk, spot: Spot) -> None:
-    """Ask once; when the answer is a rejection, walk its steps."""
+    """Ask once; when the answer is a rejection, or none came in time, do what the gate declares for that."""
     gate = spot.node
     assert isinstance(gate, HumanStep)  # what this way is for
     asked = walk.hold.document.human_task(spot.path)
     if asked is not None and asked.status is TaskStatus.OPEN:
         raise Suspended
     if asked is not None and asked.status is TaskStatus.DECIDED:
-        await _route_rejection(walk, spot, gate)
+        await _turn(walk, spot, gate.on_reject)
         return
+    if asked is not None and asked.status is TaskStatus.EXPIRED and walk.turned_away(spot.path):
+        await _turn(walk, spot, gate.timetable.steps or gate.on_reject)
+        return
+    if asked is not None and asked.status is TaskStatus.EXPIRED and asked.contained:
+        raise Failed(Failure(spot.path, described(transitions.missed(asked))))
     given = await walk.given(spot)
     if not await walk.ask(spot, gate.asks, given):
         await walk.join(spot, spot.value, spot.scope.fields)
         return
-    alone = not spot.scope.concurrent
-    question = _question(spot, gate, await walk.ask(spot, gate.message_about, given))
-    asking = transitions.raise_human_task(question, alone=alone, fence=walk.hold.fence, now=walk.hold.now())
-    await walk.hold.commit(asking)
+    now, alone = walk.hold.now(), not spot.scope.concurrent
+    message = await walk.ask(spot, gate.message_about, given)
+    due_at = await walk.ask(spot, gate.timetable.due_at, given, now)
+    question = _question(spot, gate, message, due_at=due_at, now=now)
+    await walk.hold.commit(transitions.raise_human_task(question, alone=alone, fence=walk.hold.fence, now=now))
     raise Suspended
 
 
-async def _route_rejection(walk: Walk, spot: Spot, gate: HumanStep) -> None:
-    """The steps for a rejection; at the top level the run ends with them."""
-    if gate.on_reject is None or not walk.rejected(spot.path):
+async def _turn(walk: Walk, spot: Spot, steps: Pipeline | None) -> None:
+    """The steps that run in place of all that follows; at the top level the run ends with them."""
+    if steps is None or not walk.turned_away(spot.path):
         raise Ended
     scope = spot.scope.below(f"{spot.path}/", spot.top_index)
-    output = await walk.sequence(gate.on_reject.nodes, scope, spot.value)
+    output = await walk.sequence(steps.nodes, scope, spot.value)
     await walk.join(replace(spot, following=None), output, scope.fields)
 
 
-def _question(spot: Spot, gate: HumanStep, message: str) -> Question:
-    inside = "" if spot.scope.position is None else spot.path.rpartition("/")[0]
-    if spot.following is not None:
-        approved = f"continue with {spot.following.name}"
-    else:
-        approved = f"finish {inside}" if inside else "complete the run"
-    rejected = "stop the run"
-    if gate.on_reject is not None:
-        rest = f"finish {inside}" if inside else "end the run as rejected"
-        rejected = f"continue with {gate.on_reject.nodes[0].name}, then {rest}"
+def _question(spot: Spot, gate: HumanStep, message: str, *, due_at: datetime | None, now: datetime) -> Question:
+    approved, rejected = _effects(spot, gate)
     return Question(
         path=spot.path,
         name=gate.name,
@@ -68,4 +69,45 @@ def _question(spot: Spot, gate: HumanStep, message: str) -> Question:
         if_rejected=rejected[:300],
         next_step=spot.following.name if spot.following else "",
         routes_rejection=gate.on_reject is not None,
+        due_at=due_at,
+        at_deadline=gate.timetable.at_deadline,
+        if_expired=_at_deadline(spot, gate, approved, rejected)[:300],
+        default_answer=gate.default_answer,
+        contained=spot.scope.contained,
+        **gate.timetable.nudges(now),
     )
+
+
+def _effects(spot: Spot, gate: HumanStep) -> tuple[str, str]:
+    """What happens next after a yes and after a no, in words."""
+    if spot.following is not None:
+        approved = f"continue with {spot.following.name}"
+    else:
+        approved = f"finish {_inside(spot)}" if _inside(spot) else "complete the run"
+    return approved, "stop the run" if gate.on_reject is None else _instead(spot, gate.on_reject, "rejected")
+
+
+def _at_deadline(spot: Spot, gate: HumanStep, approved: str, rejected: str) -> str:
+    """What happens when nobody answers in time, in words; "" without a deadline."""
+    timetable = gate.timetable
+    if timetable.steps is not None:
+        return _instead(spot, timetable.steps, "expired")
+    fails = "this step fails" if spot.scope.contained else "the run fails"
+    default = "approve" if gate.kind_of_answer == "bool" else f"answer {gate.default_answer}"
+    words = {
+        AtDeadline.FAIL: fails,
+        AtDeadline.REJECT: f"reject: {rejected}",
+        AtDeadline.APPROVE: f"{default}: {approved}",
+        AtDeadline.WAIT: "it is overdue and stays open",
+    }
+    return "" if timetable.at_deadline is None else words[timetable.at_deadline]
+
+
+def _instead(spot: Spot, steps: Pipeline, outcome: str) -> str:
+    rest = f"finish {_inside(spot)}" if _inside(spot) else f"end the run as {outcome}"
+    return f"continue with {steps.nodes[0].name}, then {rest}"
+
+
+def _inside(spot: Spot) -> str:
+    """The path of the construct that holds the gate; "" at the top level."""
+    return "" if spot.scope.position is None else spot.path.rpartition("/")[0]
