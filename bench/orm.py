@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bench.measuring import RawLimit, Row, folder, interleaved, milliseconds, ratio
 
@@ -44,19 +45,52 @@ def _measured(rounds: int, where: Path, address: str | None, databases: list[str
             )
         note = f"{milliseconds(seconds)} a step, raw {milliseconds(limits)}"
         yield Row(f"ORM backend on {title}, 100 async steps", ratio(seconds, limits), "× raw", TARGET, note=note)
+        if using == "postgres":
+            yield Row("  round trips per step", round_trips(where / "trace"), "", 5)
+
+
+def round_trips(trace: Path) -> float:
+    """How often a step waits for PostgreSQL's answer: its protocol is traced for two runs of different lengths."""
+    from django.db import connections
+    from django.db.backends.signals import connection_created
+
+    from bench.pipelines import adding, runner, seconds_of
+    from runs.state_backend import DjangoBackend, close_store_threads
+
+    with trace.open("w") as file:
+
+        def watch(connection: Any, **_: Any) -> None:
+            if connection.vendor == "postgresql":
+                connection.connection.pgconn.trace(file.fileno())
+
+        close_store_threads()  # the next ones open connections that are watched
+        connection_created.connect(watch)
+        backend, counts = DjangoBackend(using="postgres"), []
+        for steps in (STEPS, 3 * STEPS):
+            asyncio.run(seconds_of(runner(adding(steps), backend)))
+            counts.append(trace.read_text().count("ReadyForQuery"))
+        connection_created.disconnect(watch)
+        close_store_threads()
+        connections["postgres"].close()
+    first, both = counts
+    return (both - 2 * first) / (2 * STEPS)
 
 
 def _set_up(where: Path, address: str | None) -> None:
-    os.environ.update(FLUJO_DATA=str(where), FLUJO_DATABASE_URL="", FLUJO_REDIS_URL="", FLUJO_DEBUG="1")
+    site = {
+        "FLUJO_DATA": str(where),
+        "FLUJO_ORIGIN": "https://flujo.example.org",
+    }  # in debug mode Django keeps each query
+    os.environ.update(site, FLUJO_DATABASE_URL="", FLUJO_REDIS_URL="", FLUJO_DEBUG="")  # else Django keeps each query
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "flujo_site.settings")
     import django
     from django.conf import settings
     from django.core.management import call_command
 
     if address is not None:
-        from flujo_site.settings import database_of
+        from flujo_site.databases import postgres
 
-        settings.DATABASES["postgres"] = database_of(address)
+        settings.DATABASES["postgres"] = postgres(address, pool_size=0)
     django.setup()
     for using in settings.DATABASES:
         call_command("migrate", database=using, verbosity=0)
@@ -98,7 +132,7 @@ def _postgres() -> Iterator[str | None]:
     from tests.services import Missing, new_database, start_postgres
 
     try:
-        server = start_postgres()
+        server = start_postgres(flush=True)
     except Missing:
         yield None
         return

@@ -33,7 +33,8 @@ def postgres(address: str, *, pool_size: int) -> dict[str, Any]:
     parts = urlsplit(address)
     if parts.scheme not in {"postgres", "postgresql"} or not parts.path.strip("/"):
         raise ImproperlyConfigured("FLUJO_DATABASE_URL must look like postgres://user:password@host:port/name")
-    options: dict[str, Any] = {"options": POSTGRES_SESSION, **dict(parse_qsl(parts.query))}
+    # The statement of a step is planned once for a connection: planning takes longer than executing it.
+    options: dict[str, Any] = {"options": POSTGRES_SESSION, "prepare_threshold": 5, **dict(parse_qsl(parts.query))}
     if pool_size:
         options["pool"] = {"min_size": 1, "max_size": pool_size, "timeout": 10}
     return {

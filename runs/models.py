@@ -88,6 +88,7 @@ class Run(models.Model):
                 condition=models.Q(step_index__gte=0, step_index__lte=models.F("step_count")),
             ),
         ]
+        # None of what a step changes: such an index would be written with every step.
         indexes: ClassVar = [
             models.Index(fields=["-created_at", "-run_id"], name="flujo_run_newest"),
             models.Index(fields=["status", "-created_at", "-run_id"], name="flujo_run_by_status"),
@@ -100,11 +101,6 @@ class Run(models.Model):
             models.Index(
                 fields=["status", "concurrency_key"],
                 name="flujo_run_running",
-                condition=models.Q(status=RunStatus.RUNNING),
-            ),
-            models.Index(
-                fields=["lease_expires_at"],
-                name="flujo_run_leases",
                 condition=models.Q(status=RunStatus.RUNNING),
             ),
             models.Index(fields=["derived_from"], name="flujo_run_derived", condition=~models.Q(derived_from="")),
@@ -124,9 +120,9 @@ class Run(models.Model):
 
 
 class RunRow(models.Model):
-    """A row that belongs to a run and goes when the run is deleted."""
+    """A row that belongs to a run and goes when the run is deleted; its unique key begins with the run, as an index."""
 
-    run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", related_name="+")
+    run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", db_index=False, related_name="+")
 
     class Meta:
         abstract = True
@@ -149,7 +145,9 @@ class RunInput(models.Model):
 class Checkpoint(RunRow):
     """The saved result of a finished step: `flujo.records.Checkpoint`."""
 
-    run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", related_name="checkpoints")
+    run = models.ForeignKey(
+        Run, on_delete=models.PROTECT, db_column="run_id", db_index=False, related_name="checkpoints"
+    )
     path = models.CharField(max_length=500)
     name = models.CharField(max_length=200)
     position = models.IntegerField()
@@ -172,7 +170,7 @@ class Checkpoint(RunRow):
 class Attempt(RunRow):
     """One try of one step: `flujo.records.Attempt`."""
 
-    run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", related_name="attempts")
+    run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", db_index=False, related_name="attempts")
     path = models.CharField(max_length=500)
     number = models.IntegerField()
     round = models.IntegerField()
@@ -196,7 +194,9 @@ class Attempt(RunRow):
 class HumanTask(RunRow):
     """A request for a person: `flujo.records.HumanTask`."""
 
-    run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", related_name="human_tasks")
+    run = models.ForeignKey(
+        Run, on_delete=models.PROTECT, db_column="run_id", db_index=False, related_name="human_tasks"
+    )
     path = models.CharField(max_length=500)
     generation = models.BigIntegerField()
     name = models.CharField(max_length=200)
@@ -243,7 +243,7 @@ class HumanTask(RunRow):
 class RunWait(RunRow):
     """A wait for a timer, a signal or a retry: `flujo.records.RunWait`."""
 
-    run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", related_name="waits")
+    run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", db_index=False, related_name="waits")
     path = models.CharField(max_length=500)
     generation = models.BigIntegerField()
     kind = models.CharField(max_length=16, choices=_choices(Wait))
@@ -268,7 +268,7 @@ class RunWait(RunRow):
 class Signal(RunRow):
     """A message to a run: `flujo.records.Signal`."""
 
-    run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", related_name="signals")
+    run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", db_index=False, related_name="signals")
     message_id = models.CharField(max_length=200)
     name = models.CharField(max_length=200)
     data = models.TextField()
@@ -288,7 +288,7 @@ class Signal(RunRow):
 class Decision(RunRow):
     """The recorded answer to a human task: `flujo.records.Decision`."""
 
-    run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", related_name="decisions")
+    run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", db_index=False, related_name="decisions")
     path = models.CharField(max_length=500)
     generation = models.BigIntegerField()
     outcome = models.CharField(max_length=16, choices=_choices(DecisionOutcome))

@@ -97,18 +97,20 @@ class Server:
         self.close()
 
 
-def start_postgres() -> Server:
-    """A new PostgreSQL cluster; its superuser is `flujo`, from this machine without a password."""
+def start_postgres(*, flush: bool = False) -> Server:
+    """A new PostgreSQL cluster; its superuser is `flujo`, from this machine without a password.
+
+    Without `flush` a commit does not wait for the disk: tests look at the protocol, not at this machine's power supply.
+    """
     programs = postgres_bin()
     folder = _folder("postgres")
     initdb = [programs / "initdb", "-D", folder / "data", "-U", "flujo", "--auth=trust", "-E", "UTF8", "--no-locale"]
     subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **_unprivileged())
 
     def command(port: int) -> Sequence[str | Path]:
-        # No flushing to disk: what is tested is the protocol, not this machine's power supply.
-        quick = ["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200"]
+        quick = [] if flush else ["-c", "fsync=off", "-c", "full_page_writes=off"]
         address = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}", "-p", str(port)]
-        return [programs / "postgres", "-D", folder / "data", *address, *quick]
+        return [programs / "postgres", "-D", folder / "data", *address, "-c", "max_connections=200", *quick]
 
     return _start(command, folder, _postgres_answers)
 

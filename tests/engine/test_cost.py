@@ -53,6 +53,14 @@ async def test_step_binds_as_many_bytes_and_statements_late_as_early(tmp_path: P
     assert late <= 1.1 * early
 
 
+@pytest.mark.services
+@pytest.mark.django_db(transaction=True, databases=["postgres"])
+def test_step_on_postgresql_is_one_round_trip(tmp_path: Path) -> None:
+    from bench.orm import round_trips
+
+    assert round_trips(tmp_path / "trace") <= 1.1
+
+
 def test_engine_imports_no_django() -> None:
     code = "import sys, flujo; print(*{name.partition('.')[0] for name in sys.modules} & {'django', 'runs'})"
     done: subprocess.CompletedProcess[Any] = subprocess.run(

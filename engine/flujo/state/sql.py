@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -29,6 +29,7 @@ from flujo.records import (
 from flujo.status import TERMINAL, RunStatus, TaskStatus, WaitStatus
 
 R = TypeVar("R", bound=Record)
+Statement = tuple[str, list[Any]]
 _GONE_WITH_THE_RUN: tuple[type[Record], ...] = (
     Decision,
     HumanTask,
@@ -204,11 +205,14 @@ def fetch(
     return found
 
 
-def transact(cursor: Cursor, dialect: Dialect, run_id: str, transition: Transition, known: RunHead | None) -> Batch:
+def transact(
+    cursor: Cursor, dialect: Dialect, run_id: str, transition: Transition, known: RunHead | None = None
+) -> Batch:
     """Decide and write in the caller's transaction.
 
     A worker that says which head it knows saves its reading: the write changes the head only if that still stands, and
-    when it does not, nothing was written and the head is read. Raises `Fenced` when the run changed meanwhile.
+    when it does not, nothing was written and the head is read. That needs a transaction that nobody writes beside.
+    Raises `Fenced` when the run changed meanwhile.
     """
     batch = None if known is None else _on_known(cursor, dialect, transition, known)
     if batch is None:
@@ -237,14 +241,20 @@ def write(cursor: Cursor, dialect: Dialect, batch: Batch) -> None:
 
 
 def _write_rows(cursor: Cursor, dialect: Dialect, batch: Batch) -> None:
+    for statement in row_statements(dialect, batch):
+        cursor.execute(*statement)
+
+
+def row_statements(dialect: Dialect, batch: Batch) -> Iterator[Statement]:
+    """What writes a batch's rows, the head apart."""
     for kind, rows in _by_kind(batch.inserts):
         values = dialect.row(rows[0]) if len(rows) == 1 else [value for row in rows for value in dialect.row(row)]
-        cursor.execute(dialect.insert(kind, len(rows)), values)
+        yield dialect.insert(kind, len(rows)), values
     for row in batch.updates:
         kind = type(row)
         changed = tuple(name for name in columns(kind) if name not in kind.key)
         values = [dialect.to_db(getattr(row, name)) for name in (*changed, *kind.key)]
-        cursor.execute(dialect.update(kind, changed, kind.key), values)
+        yield dialect.update(kind, changed, kind.key), values
 
 
 def replace(cursor: Cursor, dialect: Dialect, stored: RunDocument | None, document: RunDocument) -> None:
@@ -272,15 +282,20 @@ def _write_head(cursor: Cursor, dialect: Dialect, batch: Batch) -> None:
 
 
 def _move_head(cursor: Cursor, dialect: Dialect, before: RunHead, after: RunHead) -> bool:
-    """Change the head if it is still the one it was; False when it is not. This is the fence of every write."""
+    """Change the head if it is still the one it was; False when it is not."""
+    cursor.execute(*head_statement(dialect, before, after))
+    return cursor.rowcount == 1
+
+
+def head_statement(dialect: Dialect, before: RunHead, after: RunHead) -> Statement:
+    """What changes the head, one row, if it is still the one it was, and else none. It is the fence of every write."""
     of = _SHAPES[RunHead]
     pairs = zip(of.names, of.values(before), of.values(after), strict=True)
     moved = {name: new for name, old, new in pairs if new is not old and new != old}
     moved = moved or {"seq": after.seq}  # rows that leave the head as it is are fenced by it all the same
     sql = dialect.update(RunHead, tuple(moved), ("run_id", "seq", "fence", "status"))
     values = [*map(dialect.to_db, moved.values()), before.run_id, before.seq, before.fence, before.status.value]
-    cursor.execute(sql, values)
-    return cursor.rowcount == 1
+    return sql, values
 
 
 def _delete(cursor: Cursor, dialect: Dialect, before: RunHead) -> None:
