@@ -34,6 +34,7 @@ RUN_EVENTS: dict[str, EventWords] = {
     EventKind.RUN_PURGED: EventWords("Run deleted", "trash"),
     EventKind.RUN_PARKED: EventWords("Run parked for an operator", "lifebuoy"),
     EventKind.RUN_UNPARKED: EventWords("Run un-parked", "play-circle"),
+    EventKind.RUN_MIGRATED: EventWords("Run migrated to another version", "arrow-up-circle"),
     EventKind.LEASE_LOST: EventWords("Lease lost", "link-slash"),
     EventKind.STEP_COMPLETED: EventWords("Step completed", "check"),
     EventKind.STEP_TAKEN_OVER: EventWords("Step taken over from the other run", "document-duplicate"),

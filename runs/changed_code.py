@@ -6,8 +6,10 @@ from datetime import datetime
 
 from asgiref.sync import sync_to_async
 from django.db.models import Q
-from flujo import PipelineRegistry
-from flujo.deploy import follow, judge, parking
+from flujo import PipelineRegistry, transitions
+from flujo.deploy import Course, settle, settling
+from flujo.errors import Fenced, RunFinished, RunIsLeased
+from flujo.state.ready import is_ready
 from flujo.status import OnChange, RunStatus
 
 from runs.models import Run
@@ -17,30 +19,35 @@ AT_ONCE = 100
 
 
 async def follow_policies(backend: DjangoBackend, registry: PipelineRegistry, now: datetime) -> list[tuple[str, str]]:
-    """Park the ready runs of this process's pipelines whose own code it lacks; the id and the reason of each.
+    """Park or migrate the ready runs of this process's pipelines whose own code it lacks; why each was parked.
 
     Runs of pipelines of which it has no version at all are the business of other processes.
     """
     parked = []
     for run_id in await sync_to_async(_candidates)(backend.using, registry, now):
+        await backend.transact(run_id, transitions.ring(now=now))  # what is due at a question needs none of the code
         document = await backend.load(run_id)
-        if document is None or document.head is None:
+        if document is None or document.head is None or not is_ready(document.head, now):
             continue
-        verdict = judge(registry, document.head)
-        if await follow(verdict, document.head, backend, now):
+        try:
+            verdict = await settle(registry, document, backend, now)
+        except (Fenced, RunIsLeased, RunFinished):
+            continue  # it moved meanwhile: another look comes soon
+        if verdict.course is Course.PARK:
             parked.append((run_id, verdict.why))
     return parked
 
 
-def settle(run_id: str, registry: PipelineRegistry, now: datetime) -> None:
-    """Follow the policy of one run with which a person wanted to go on."""
+def settle_now(run_id: str, registry: PipelineRegistry, now: datetime) -> bool:
+    """Follow the policy of one run with which a person wanted to go on; whether it was migrated, and can."""
     backend = DjangoBackend()
     document = backend.load_now(run_id)
     if document is None or document.head is None:
-        return
-    transition = parking(judge(registry, document.head), document.head, now)
+        return False
+    verdict, transition = settling(registry, document, now)
     if transition is not None:
         backend.transact_now(run_id, transition)
+    return verdict.course is Course.MIGRATE
 
 
 def _candidates(using: str, registry: PipelineRegistry, now: datetime) -> list[str]:

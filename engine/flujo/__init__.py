@@ -4,6 +4,7 @@ from flujo.context import PipelineContext
 from flujo.deadlines import Approve
 from flujo.errors import FlujoError
 from flujo.human import Reject
+from flujo.migration import Migrated, StoredRun
 from flujo.pipeline import Pipeline
 from flujo.registry import PipelineRegistry
 from flujo.result import Pause, PipelineResult, StepResult
@@ -18,6 +19,7 @@ __all__ = [
     "Approve",
     "Flujo",
     "FlujoError",
+    "Migrated",
     "NonRetryable",
     "Pause",
     "Pipeline",
@@ -31,6 +33,7 @@ __all__ = [
     "Step",
     "StepContext",
     "StepResult",
+    "StoredRun",
     "WorkflowState",
     "step",
 ]

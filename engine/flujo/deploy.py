@@ -1,4 +1,4 @@
-"""What a deploy means for an unfinished run: it goes on, is left to others, or is parked for an operator."""
+"""What a deploy means for an unfinished run: it goes on, is left to others, is migrated, or parked for an operator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from enum import StrEnum
 
 from flujo import transitions
 from flujo.batch import Transition
-from flujo.errors import PipelineChanged
+from flujo.document import RunDocument
+from flujo.errors import MigrationRefused, PipelineChanged
+from flujo.migration import Migrate, MigrationPlan, plan
 from flujo.records import RunHead
 from flujo.registry import PipelineRegistry, RegisteredPipeline
 from flujo.state.base import StateBackend
@@ -20,16 +22,21 @@ class Course(StrEnum):
 
     GO_ON = "go_on"
     LEAVE = "leave"
+    MIGRATE = "migrate"
     PARK = "park"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The course for one run, and why; `registered` is the pipeline that is here in place of the run's own."""
+    """The course for one run, and why.
+
+    `registered` is the pipeline that is here in place of the run's own, `migrate` the function that moves it there.
+    """
 
     course: Course
     why: str = ""
     registered: RegisteredPipeline | None = None
+    migrate: Migrate | None = None
 
     @property
     def error(self) -> PipelineChanged:
@@ -48,14 +55,19 @@ def judge(registry: PipelineRegistry, head: RunHead) -> Verdict:
     if head.pipeline not in registry.names():
         return Verdict(Course.LEAVE, f"No version of {head.pipeline} is registered here. {_name(head)}")
     there = _in_its_place(registry, head)
-    why = f"{_name(head)} {_differs(head, there)}"
-    if policy_of(registry, head) is OnChange.PIN:
+    why, policy = f"{_name(head)} {_differs(head, there)}", policy_of(registry, head)
+    if policy is OnChange.PIN:
         return Verdict(Course.LEAVE, f"{why} The run is pinned: it waits for a process that has its version.", there)
-    return Verdict(
-        Course.PARK,
-        f"{why} The run is parked: register {head.pipeline} {head.version} as it was, then un-park the run.",
-        there,
-    )
+    for target, migrate in registry.migrations(head.pipeline, head.version) if policy is OnChange.MIGRATE else ():
+        return Verdict(Course.MIGRATE, f"{why} It is migrated to {target.version}.", target, migrate)
+    if policy is OnChange.MIGRATE:
+        why += f" No migration from {head.version} is registered."
+    return _parked(head, why, there)
+
+
+def _parked(head: RunHead, why: str, there: RegisteredPipeline | None) -> Verdict:
+    back = f"register {head.pipeline} {head.version} as it was, then un-park the run."
+    return Verdict(Course.PARK, f"{why} The run is parked: {back}", there)
 
 
 def policy_of(registry: PipelineRegistry, head: RunHead) -> OnChange:
@@ -80,21 +92,35 @@ def _differs(head: RunHead, there: RegisteredPipeline) -> str:
     return f"That version is not registered, but {there.version} with the fingerprint {there.fingerprint[:12]}."
 
 
-def parking(verdict: Verdict, head: RunHead, now: datetime) -> Transition | None:
-    """What the verdict has written about a run, if anything."""
-    if verdict.course is not Course.PARK:
-        return None
-    there = verdict.registered
-    return transitions.park(
-        head,
-        verdict.why,
-        registered="" if there is None else there.fingerprint,
-        now=now,
-        error_type=PipelineChanged.__name__,
-    )
+def foresee(registry: PipelineRegistry, document: RunDocument) -> tuple[Verdict, MigrationPlan | None]:
+    """The verdict on a stored run, and the plan of its migration; one that is refused parks the run."""
+    head = document.head
+    assert head is not None  # a deleted run is not gone on with
+    verdict = judge(registry, head)
+    if verdict.course is Course.MIGRATE and verdict.migrate is not None and verdict.registered is not None:
+        try:
+            return verdict, plan(document, verdict.registered, verdict.migrate)
+        except MigrationRefused as error:
+            return _parked(head, f"{_name(head)} {error.message}", verdict.registered), None
+    return verdict, None
 
 
-async def follow(verdict: Verdict, head: RunHead, backend: StateBackend, now: datetime) -> bool:
-    """Do with the run what the verdict says; whether anything was written."""
-    transition = parking(verdict, head, now)
-    return transition is not None and (await backend.transact(head.run_id, transition)).writes
+def settling(registry: PipelineRegistry, document: RunDocument, now: datetime) -> tuple[Verdict, Transition | None]:
+    """The verdict on a stored run, and what it has written about it."""
+    verdict, planned = foresee(registry, document)
+    if planned is not None:
+        return verdict, transitions.migrate(planned, actor="", now=now, facts={})
+    head = document.head
+    if verdict.course is not Course.PARK or head is None:
+        return verdict, None
+    registered = "" if verdict.registered is None else verdict.registered.fingerprint
+    name = PipelineChanged.__name__
+    return verdict, transitions.park(head, verdict.why, registered=registered, now=now, error_type=name)
+
+
+async def settle(registry: PipelineRegistry, document: RunDocument, backend: StateBackend, now: datetime) -> Verdict:
+    """Do with a run what its policy says. Raises what `transitions.migrate` raises."""
+    verdict, transition = settling(registry, document, now)
+    if transition is not None:
+        await backend.transact(document.run_id, transition)
+    return verdict

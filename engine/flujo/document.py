@@ -11,7 +11,7 @@ from flujo import canonical, codec
 from flujo.batch import Batch
 from flujo.context import Fields, fold
 from flujo.errors import BackendCannot, CorruptState, Fenced
-from flujo.paths import is_top
+from flujo.paths import MIGRATION, is_top
 from flujo.records import (
     Attempt,
     AuditEvent,
@@ -151,7 +151,7 @@ class RunDocument:
         """The context's fields after the last top-level checkpoint; constructs add theirs when they join."""
         fields: Fields = json.loads(self.start.context)
         for checkpoint in self.checkpoints():
-            if checkpoint.context_changes and is_top(checkpoint.path):
+            if checkpoint.context_changes and (is_top(checkpoint.path) or checkpoint.path.startswith(MIGRATION)):
                 fields = fold(fields, json.loads(checkpoint.context_changes))
         return fields
 

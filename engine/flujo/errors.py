@@ -44,6 +44,12 @@ class PipelineChanged(FlujoError):
     code = "pipeline_changed"
 
 
+class MigrationRefused(FlujoError):
+    """The run cannot be moved to the other version without repeating, skipping or reordering steps. See why."""
+
+    code = "migration_refused"
+
+
 # Values
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+from flujo.deploy import Course, Verdict, foresee
 from flujo.document import RunDocument
 from flujo.errors import PipelineNotFound
 from flujo.records import RunHead
@@ -25,6 +26,13 @@ class Finding:
     problem: str
     registered: RegisteredPipeline | None
     differences: list[Difference]
+    verdict: Verdict
+    plan: dict[str, Any] | None = None
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether the run would not simply go on: it would be parked, or left to processes that have its version."""
+        return self.verdict.course is not Course.MIGRATE
 
     def to_plain(self) -> dict[str, Any]:
         """The finding as JSON values."""
@@ -38,6 +46,8 @@ class Finding:
             "next_step": self.head.step_name,
             "problem": self.problem,
             "registered": None if there is None else {"version": there.version, "fingerprint": there.fingerprint},
+            "course": self.verdict.course.value,
+            "migration": self.plan,
             "differences": [difference.to_plain() for difference in self.differences],
         }
 
@@ -73,7 +83,8 @@ def _finding(head: RunHead, document: RunDocument, registry: PipelineRegistry) -
         problem = error.message
         if head.pipeline in registry.names():
             there = registry.get(head.pipeline)
+    verdict, planned = foresee(registry, document)
     if there is None:
-        return Finding(head, problem, None, [])
-    stored = json.loads(document.start.shape)
-    return Finding(head, problem, there, differences(stored, there.pipeline.shape(), step_index=head.step_index))
+        return Finding(head, problem, None, [], verdict)
+    changes = differences(json.loads(document.start.shape), there.pipeline.shape(), step_index=head.step_index)
+    return Finding(head, problem, there, changes, verdict, None if planned is None else planned.to_plain())

@@ -11,7 +11,7 @@ from flujo import canonical
 from flujo.context import Fields, changes, fields_of, fold, initial
 from flujo.document import RunDocument
 from flujo.errors import CorruptState, IllegalTransition, InvalidInput, PipelineChanged
-from flujo.paths import is_top
+from flujo.paths import MIGRATION, is_top
 from flujo.records import Checkpoint, RunHead
 from flujo.registry import RegisteredPipeline
 from flujo.start import new_run
@@ -71,7 +71,7 @@ def fork_of(
     taken = [_taken(document, node.name) for node in entry.pipeline.nodes[:index]]
     start = json.loads(document.start.context) if taken else after
     if taken:
-        delta = changes(context_before(document, index - 1), after)
+        delta = changes(_folded(start, taken[:-1]), after)
         taken[-1] = dataclasses.replace(taken[-1], context_changes=canonical.dump(delta) if delta else None)
     lineage = Lineage(
         run_id=head.run_id,
@@ -125,6 +125,11 @@ def check_reached(document: RunDocument, names: Sequence[str]) -> None:
         raise IllegalTransition(
             f"Run {head.run_id} has not come to step {names[-1]!r}: it stands at {head.step_name or 'its end'!r}."
         )
+    if any(row.path.startswith(MIGRATION) and row.position >= len(names) - 1 for row in document.checkpoints()):
+        raise IllegalTransition(
+            f"Run {head.run_id} was migrated from another version behind step {names[-1]!r}, where its context was "
+            f"another. Fork from {head.step_name!r}, or rerun it."
+        )
     said_no = next((name for name in names[:-1] if _rejected(document, name)), None)
     if said_no is not None:
         raise IllegalTransition(
@@ -136,7 +141,15 @@ def context_before(document: RunDocument, index: int) -> Fields:
     """The context's fields as they were when the top-level step at `index` began."""
     fields: Fields = json.loads(document.start.context)
     for row in document.checkpoints():
-        if row.position < index and row.context_changes and is_top(row.path):
+        counts = is_top(row.path) or row.path.startswith(MIGRATION)
+        if row.position < index and row.context_changes and counts:
+            fields = fold(fields, json.loads(row.context_changes))
+    return fields
+
+
+def _folded(fields: Fields, rows: Sequence[Checkpoint]) -> Fields:
+    for row in rows:
+        if row.context_changes:
             fields = fold(fields, json.loads(row.context_changes))
     return fields
 

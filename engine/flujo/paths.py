@@ -6,6 +6,7 @@ import re
 
 MAX_PATH = 500
 POSITION_ROOM = 12  # for a position in a map or loop, or the word of a note
+MIGRATION = "#migration-"
 
 _POSITION = re.compile(r"[\[#].*")
 
@@ -20,9 +21,19 @@ def name_in(segment: str) -> str:
     return _POSITION.sub("", segment)
 
 
+def bare(path: str) -> str:
+    """A path without positions in maps and loops, and without the word of a note."""
+    return "/".join(name_in(segment) for segment in path.split("/"))
+
+
+def migration_path(seq: int) -> str:
+    """Where the change of the context is saved that a migration made, which is no step's."""
+    return f"{MIGRATION}{seq}"
+
+
 def is_note(path: str) -> bool:
-    """Whether a checkpoint holds a construct's own fact, a branch's choice, a loop's verdict or a caught failure."""
-    return path.endswith(("#choice", "#verdict", "#failure"))
+    """Whether a checkpoint is no step's: a choice, a verdict or a caught failure of a construct, or a migration's."""
+    return path.startswith(MIGRATION) or path.endswith(("#choice", "#verdict", "#failure"))
 
 
 def is_within(path: str, place: str) -> bool:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -27,6 +27,9 @@ from flujo.pipeline import Pipeline
 from flujo.records import RunHead
 from flujo.status import OnChange
 from flujo.waits import SignalStep
+
+if TYPE_CHECKING:
+    from flujo.migration import Migrate
 
 _VERSION = re.compile(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,199}")
@@ -100,6 +103,7 @@ class PipelineRegistry:
 
     def __init__(self) -> None:
         self._known: dict[str, dict[str, RegisteredPipeline]] = {}
+        self._migrations: dict[tuple[str, str], dict[str, Migrate]] = {}
 
     def register(
         self,
@@ -118,7 +122,8 @@ class PipelineRegistry:
 
         `priority`, from -1000 to 1000, is that of its runs where a start gives none: workers take higher ones first.
         `on_change` of the newest version says what happens to unfinished runs whose own code is not registered:
-        "refuse" parks them for an operator, "pin" leaves them to a process that has their version.
+        "refuse" parks them for an operator, "pin" leaves them to a process that has their version, "migrate" moves them
+        by a registered `migration` to the newest version that has one.
         At most `max_concurrency` of its runs hold a lease at once, in all processes together; with `concurrency_key`, a
         function of the input that gives a text, so many for each key. The others stay queued.
 
@@ -166,6 +171,29 @@ class PipelineRegistry:
         if version not in versions:
             raise PipelineNotFound(f"{name} has no version {version}. Registered: {', '.join(self.versions(name))}.")
         return versions[version]
+
+    def migration(self, name: str, from_version: str, to_version: str) -> Callable[[Migrate], Migrate]:
+        """Decorate the function that says where a run of `from_version` stands in `to_version`.
+
+        It is given a `StoredRun` and gives `Migrated`, or None when only the version changes. It writes nothing itself
+        and may be called several times. Raises `PipelineConflict` when there is one already.
+        """
+        for version in (from_version, to_version):
+            _order(version)
+
+        def register(function: Migrate) -> Migrate:
+            known = self._migrations.setdefault((name, from_version), {})
+            if to_version in known:
+                raise PipelineConflict(f"{name} has a migration from {from_version} to {to_version} already.")
+            known[to_version] = function
+            return function
+
+        return register
+
+    def migrations(self, name: str, from_version: str) -> list[tuple[RegisteredPipeline, Migrate]]:
+        """The registered versions to which runs of a version can be migrated, newest first."""
+        found = self._migrations.get((name, from_version), {})
+        return [(self.get(name, version), found[version]) for version in self.versions(name) if version in found]
 
     def has(self, head: RunHead) -> bool:
         """Whether the code that a run was started with is registered: its name, its version, its fingerprint."""

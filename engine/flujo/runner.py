@@ -15,7 +15,7 @@ from flujo.answers import answer_to, question_of
 from flujo.bridge import wait_for
 from flujo.clock import Clock, SystemClock
 from flujo.context import PipelineContext
-from flujo.deploy import follow, judge
+from flujo.deploy import Course, settle
 from flujo.description import checked
 from flujo.document import RunDocument
 from flujo.errors import (
@@ -130,7 +130,9 @@ class Flujo:
         if started.result:
             return await self._take_up(entry, started.kept, progress)
         if started.kept.active and not self.registry.has(started.kept):
-            entry = await self._own_code(RunDocument(new.run_id, started.kept))
+            document = await self._load(new.run_id)
+            entry = await self._own_code(document)
+            return await self._go_on(entry, document.head or started.kept, progress)
         return await self._go_on(entry, started.kept, progress)
 
     # Start from another run
@@ -391,10 +393,14 @@ class Flujo:
 
     async def unpark_async(self, run_id: str, *, actor: str = "", reason: str = "") -> PipelineResult:
         """Let a parked run go on, here. Raises `PipelineChanged` while its code is still not registered."""
-        entry = await self._own_code(await self._load(run_id))
-        free = transitions.unpark(actor=actor, reason=reason, now=self.clock.now(), facts={})
-        batch = await self.backend.transact(run_id, free)
-        return await self._go_on(entry, batch.kept, silent)
+        document = await self._load(run_id)
+        parked = document.head
+        entry = await self._own_code(document)
+        head = document.head
+        if head is None or head is parked:  # else it was migrated, and queued with that
+            free = transitions.unpark(actor=actor, reason=reason, now=self.clock.now(), facts={})
+            head = (await self.backend.transact(run_id, free)).kept
+        return await self._go_on(entry, head, silent)
 
     # What the calls share
 
@@ -430,14 +436,20 @@ class Flujo:
     async def _own_code(self, document: RunDocument) -> RegisteredPipeline:
         """The code that an unfinished run goes on with. Where it is not registered the run's policy is followed.
 
-        Raises `PipelineChanged`, also after the run was parked, which loses nothing.
+        A run that was migrated is read again into `document`. Raises `PipelineChanged`, also after the run was parked,
+        which loses nothing.
         """
         head = document.head
         assert head is not None  # `_load` returns no document without one
-        verdict = judge(self.registry, head)
-        if verdict.registered is None or head.pipeline != self.pipeline_name:
+        if head.pipeline != self.pipeline_name or self.registry.has(head):
             return self._entry_of(document)
-        await follow(verdict, head, self.backend, self.clock.now())
+        verdict = await settle(self.registry, document, self.backend, self.clock.now())
+        if verdict.course is Course.MIGRATE and verdict.registered is not None:
+            fresh = await self._load(head.run_id)
+            document.head, document.rows = fresh.head, fresh.rows
+            return self._entry(verdict.registered.version)
+        if verdict.registered is None:
+            return self._entry_of(document)
         raise verdict.error
 
     def _entry_of(self, document: RunDocument) -> RegisteredPipeline:

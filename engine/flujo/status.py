@@ -41,6 +41,7 @@ class OnChange(StrEnum):
 
     REFUSE = "refuse"
     PIN = "pin"
+    MIGRATE = "migrate"
 
 
 class TaskStatus(StrEnum):
@@ -107,6 +108,7 @@ class EventKind(StrEnum):
     RUN_PURGED = "run.purged"
     RUN_PARKED = "run.parked"
     RUN_UNPARKED = "run.unparked"
+    RUN_MIGRATED = "run.migrated"
     LEASE_LOST = "lease.lost"
     STEP_COMPLETED = "step.completed"
     STEP_FAILED = "step.failed"

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from django.db.models import Case, IntegerField, Model, QuerySet, Value, When
 from django.db.models.functions import Substr
+from flujo.paths import MIGRATION
 from flujo.status import AttemptOutcome, DecisionOutcome, Outcome, RunStatus, TaskStatus, Wait, WaitStatus
 
 from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run, RunWait
@@ -126,7 +127,7 @@ def _timeline(run: Run, spans: dict[str, list[tuple[Span, str]]]) -> Timeline:
 def _collect(run: Run, tops: list[str]) -> tuple[dict[str, _Traces], bool]:
     """What is stored at each path, and whether some of what happened inside steps was left out."""
     traces: dict[str, _Traces] = defaultdict(_Traces)
-    outputs = Checkpoint.objects.filter(run=run).defer("output", "context_changes")
+    outputs = Checkpoint.objects.filter(run=run).exclude(path__startswith=MIGRATION).defer("output", "context_changes")
     checkpoints = _newest(outputs.annotate(preview=Substr("output", 1, PREVIEW + 1)), tops, "seq")
     attempts = _newest(Attempt.objects.filter(run=run), tops, "started_at", "number")
     tasks = _newest(HumanTask.objects.filter(run=run).defer("evidence", "schema"), tops, "generation")

@@ -76,8 +76,11 @@ def decide(
             if batch.writes:
                 dispatch.hint_on_commit(task.run_id)
         return _decision(batch)
-    except PipelineChanged:
-        changed_code.settle(HumanTask.objects.get(pk=task_id).run_id, registry, timezone.now())
+    except PipelineChanged as changed:
+        if changed_code.settle_now(HumanTask.objects.get(pk=task_id).run_id, registry, timezone.now()):
+            raise PipelineChanged(
+                "The run was just moved to another version of its pipeline. Read the request again, then decide."
+            ) from changed
         raise
     except _REFUSALS as refusal:
         _record_refusal(actor, task_id, refusal, origin)

@@ -30,6 +30,7 @@ STATUS = {
     "run_is_leased": 409,
     "fenced": 409,
     "pipeline_changed": 409,
+    "migration_refused": 409,
     "human_task_closed": 410,
     "human_task_expired": 410,
     "run_deleted": 410,

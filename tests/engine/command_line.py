@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flujo import Pipeline, PipelineRegistry, Step, step
+from flujo import Pipeline, PipelineRegistry, Step, StoredRun, step
 from flujo.__main__ import main
 from flujo.state.backends.file import FileBackend
 from flujo.state.backends.sqlite import SQLiteBackend
@@ -36,16 +36,24 @@ async def ship(answer: str) -> str:
     return f"shipped: {answer}"
 
 
-def _registry(pipeline: Pipeline, version: str = "1.0.0") -> PipelineRegistry:
+def _registry(pipeline: Pipeline, version: str = "1.0.0", on_change: str = "refuse") -> PipelineRegistry:
     registry = PipelineRegistry()
-    registry.register(pipeline, name="demo", version=version)
+    registry.register(pipeline, name="demo", version=version, on_change=on_change)
     return registry
 
 
 same = _registry(OLD)
 changed = _registry(price >> Step.human_in_the_loop("approve", message_for_user="Ship it?") >> pack >> ship)
 newer = _registry(OLD, "2.0.0")
+migrating = _registry(
+    price >> Step.human_in_the_loop("approve", message_for_user="Ship it?") >> ship, "2.0.0", "migrate"
+)
 not_a_registry = 42
+
+
+@migrating.migration("demo", "1.0.0", "2.0.0")
+def _as_it_was(run: StoredRun) -> None:
+    """Only the version changes."""
 
 
 def registry(name: str) -> list[str]:

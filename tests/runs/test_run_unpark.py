@@ -9,7 +9,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
-from flujo import PipelineRegistry, Step, step
+from flujo import Migrated, PipelineContext, PipelineRegistry, Step, step
 from flujo.status import OnChange
 
 from runs import changed_code
@@ -28,6 +28,11 @@ REASON = {"reason": "1.0.0 is deployed again."}
 
 @step
 async def parse(order: Any) -> Any:
+    return order
+
+
+@step
+async def parse_again(order: Any) -> Any:
     return order
 
 
@@ -161,6 +166,52 @@ def test_decision_on_a_parked_run_is_kept_and_wakes_nobody(client: Client, known
     run = Run.objects.get(pk="r1")
     assert (run.status, run.wait) == ("paused", "operator")
     assert HumanTask.objects.get(pk=task.pk).status == "decided"
+
+
+def migrating() -> PipelineRegistry:
+    """`orders` 2.0.0, to which runs of 1.0.0 are migrated, with another context."""
+
+    class Context(PipelineContext):
+        colour: str = ""
+
+    registry = PipelineRegistry()
+    new = parse >> GATE >> parse_again
+    registry.register(new, name="orders", version="2.0.0", on_change=OnChange.MIGRATE, context_model=Context)
+    registry.migration("orders", "1.0.0", "2.0.0")(lambda run: Migrated(context={"colour": "red"}))
+    return registry
+
+
+def waiting_run() -> HumanTask:
+    run = factories.run(
+        "r1", status="paused", at=1, shape=(parse >> GATE).shape(), fingerprint=fingerprint(), context={"run_id": "r1"}
+    )
+    factories.checkpoint(run, "parse", position=0, output={})
+    return factories.human_task(run, "approve", position=1, kind="bool")
+
+
+def test_decision_on_a_run_that_migrates_asks_to_read_again_and_then_counts(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (unpark, run_header, decide):
+        monkeypatch.setattr(module, "registry", migrating())
+    task = waiting_run()
+    sent = {"outcome": "approved", "generation": task.generation, "digest": task.digest, "key": "k"}
+    answer = client.post(f"/inbox/{task.pk}/decide/", sent)
+    assert answer.status_code == 409
+    assert "just moved to another version" in answer.content.decode()
+    run = Run.objects.get(pk="r1")
+    assert (run.version, run.status, run.step_name) == ("2.0.0", "queued", "approve")
+
+
+def test_pages_of_a_migrated_run_show_its_steps_and_context(client: Client) -> None:
+    task = waiting_run()
+    assert changed_code.settle_now("r1", migrating(), timezone.now())
+    assert HumanTask.objects.get(pk=task.pk).status == "closed"
+    page = client.get("/runs/r1/").content.decode()
+    assert "#migration" not in page
+    assert "parse_again" in page
+    assert "red" in client.get("/runs/r1/context/").content.decode()
+    assert "Run migrated to another version" in client.get("/runs/r1/history/").content.decode()
 
 
 @pytest.mark.django_db(transaction=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flujo.commands.command import Call, Command, Exit, names_registry
 from flujo.commands.output import Output
+from flujo.deploy import Course
 from flujo.inflight import Finding, check_inflight
 
 
@@ -14,17 +15,25 @@ async def check(call: Call) -> int:
 
 
 def report(out: Output, unfinished: int, found: list[Finding]) -> int:
-    """Print the findings; 1 when there are some."""
+    """Print the findings; 1 when some run would not go on, be it after a migration."""
+    held = [finding for finding in found if finding.needs_attention]
     if out.as_json:
         out.document({"unfinished": unfinished, "findings": [finding.to_plain() for finding in found]})
-        return Exit.FOUND if found else Exit.DONE
-    if not found:
+        return Exit.FOUND if held else Exit.DONE
+    if held:
+        out.line(f"{len(held)} of {unfinished} unfinished runs cannot go on with this code:")
+    else:
         out.line(f"All {unfinished} unfinished runs can go on with this code.")
-        return Exit.DONE
-    out.line(f"{len(found)} of {unfinished} unfinished runs cannot go on with this code:")
-    for finding in found:
+    for finding in [*held, *(finding for finding in found if not finding.needs_attention)]:
         _print(out, finding)
-    return Exit.FOUND
+    return Exit.FOUND if held else Exit.DONE
+
+
+COURSES = {
+    Course.PARK: "it would be parked",
+    Course.LEAVE: "it would be left to a process that has its version",
+    Course.MIGRATE: "it would be migrated",
+}
 
 
 def _print(out: Output, finding: Finding) -> None:
@@ -32,6 +41,7 @@ def _print(out: Output, finding: Finding) -> None:
     out.line("")
     out.line(f"{head.run_id}: {head.pipeline} {head.version}, {head.status.value} before {head.step_name or 'its end'}")
     out.line(f"  {finding.problem}")
+    out.line(f"  {COURSES[finding.verdict.course]}")
     out.line(f"  fingerprint {head.fingerprint[:12]}, registered {there.fingerprint[:12] if there else 'nothing'}")
     for difference in finding.differences:
         out.line(f"  - {difference.sentence}{'' if difference.ahead else ' (already passed)'}")

@@ -6,8 +6,10 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import IntEnum
+from getpass import getuser
 from typing import Any
 
+from flujo.codec import to_plain
 from flujo.commands.output import Output
 from flujo.errors import (
     AuditChainBroken,
@@ -19,6 +21,7 @@ from flujo.errors import (
     RunDeleted,
     RunNotFound,
 )
+from flujo.records import RunHead
 from flujo.registry import PipelineRegistry
 from flujo.state.base import StateBackend
 
@@ -47,6 +50,14 @@ class Call:
     store: StateBackend
     target: StateBackend | None = None
     registry: PipelineRegistry | None = None
+
+    def done(self, head: RunHead, said: str) -> Exit:
+        """Print what a run has come to."""
+        if self.out.as_json:
+            self.out.document({"run": to_plain(head)})
+        else:
+            self.out.line(said)
+        return Exit.DONE
 
     def needs_registry(self) -> PipelineRegistry:
         """The registry. Raises `NotThere` when none was named."""
@@ -81,6 +92,24 @@ def exit_code(error: FlujoError) -> Exit:
 def names_run(parser: ArgumentParser) -> None:
     """Add the run that a command is about."""
     parser.add_argument("run", metavar="RUN", help="the run's id")
+
+
+def acts(parser: ArgumentParser) -> None:
+    """Add who acts and why, which stay in the run's history."""
+    parser.add_argument("--actor", default=_user(), help="who does it (%(default)s)")
+    parser.add_argument("--reason", default="", help="why")
+
+
+def facts() -> dict[str, str]:
+    """Where an action came from, as the audit records it."""
+    return {"channel": "cli"}
+
+
+def _user() -> str:
+    try:
+        return getuser()
+    except (KeyError, OSError):
+        return ""  # a user without a name
 
 
 def names_registry(parser: ArgumentParser) -> None:

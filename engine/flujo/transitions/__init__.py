@@ -1,6 +1,7 @@
 """Every legal change of a run, as pure functions that decide what one transaction writes."""
 
 from flujo.transitions.alarms import due_alarms, expired, missed, ring
+from flujo.transitions.migrating import migrate
 from flujo.transitions.operator import Answer, cancel, decide, purge, receive, retry
 from flujo.transitions.parking import MOVING, is_parked, park, unpark
 from flujo.transitions.rules import ClaimTerms, is_due, waiting
@@ -48,6 +49,7 @@ __all__ = [
     "finish",
     "is_due",
     "is_parked",
+    "migrate",
     "missed",
     "park",
     "pause",

@@ -167,7 +167,7 @@ def close_human_tasks(draft: Draft, reason: str, *, but: str = "") -> None:
         return
     for task in open_now(draft):
         if task.path != but:
-            _close(draft, task, reason)
+            close_task(draft, task, reason)
 
 
 def open_now(draft: Draft) -> list[HumanTask]:
@@ -177,7 +177,8 @@ def open_now(draft: Draft) -> list[HumanTask]:
     return [task for task in tasks if task.status is TaskStatus.OPEN]
 
 
-def _close(draft: Draft, task: HumanTask, reason: str) -> None:
+def close_task(draft: Draft, task: HumanTask, reason: str) -> None:
+    """Close a question that nobody can answer any more."""
     closed = dataclasses.replace(task, status=TaskStatus.CLOSED, closed_at=draft.now, closed_reason=reason[:MAX_REASON])
     draft.update(closed)
     draft.event(EventKind.HUMAN_TASK_CLOSED, task.path, generation=task.generation)
@@ -197,7 +198,7 @@ def abandon(draft: Draft, place: str) -> None:
     """Close what is open inside a part whose failure a construct caught: nobody would come back for an answer."""
     for task in draft.view.open_human_tasks():
         if is_within(task.path, place):
-            _close(draft, task, "the step that asked was given up after another one failed")
+            close_task(draft, task, "the step that asked was given up after another one failed")
     for wait in draft.view.open_waits():
         if is_within(wait.path, place):
             draft.update(dataclasses.replace(wait, status=WaitStatus.CLOSED, ended_at=draft.now))
