@@ -5,56 +5,85 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from functools import lru_cache
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, PydanticUserError, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from flujo.errors import CorruptState, UnstorableValue
+from flujo.stored_type import SECRETS, StoredType, difference, external, said, stored_type
 
 MAX_DEPTH = 100
 MAX_BYTES = 16 * 1024 * 1024
 MAX_INTEGER_DIGITS = 4_000
 
-_BYTES = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 _LARGEST = 10**MAX_INTEGER_DIGITS
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-@lru_cache(maxsize=1024)
-def adapter(annotation: Any) -> TypeAdapter[Any]:
-    """The pydantic adapter of an annotation; bytes travel as base64."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return TypeAdapter(annotation)
-    try:
-        return TypeAdapter(annotation, config=_BYTES)
-    except (
-        Exception
-    ) as error:  # pydantic refuses a config for types that carry their own, and has several errors for it
-        if getattr(error, "code", "") != "type-adapter-config-unused":
-            raise
-        return TypeAdapter(annotation)
 
 
 def encode(value: Any, annotation: Any = Any, *, where: str = "value") -> str:
     """The canonical JSON of `value`, serialised as `annotation` says.
 
     Raises `UnstorableValue` naming the path to the first part that JSON cannot hold: NaN, infinities, NUL, lone
-    surrogates, keys that are not strings, integers of more than 4,000 digits, more than 100 levels or 16 MiB.
+    surrogates, keys that are not strings, integers of more than 4,000 digits, more than 100 levels or 16 MiB; or that
+    would come back as something else, where the annotation leaves that open.
     """
     try:
-        if annotation is Any:
+        stored = None if annotation is Any else stored_type(annotation)
+        if stored is None:
             plain = to_jsonable_python(value, bytes_mode="base64", inf_nan_mode="constants")
         else:
-            plain = adapter(annotation).dump_python(value, mode="json", warnings="error")
+            plain = stored.dump(value)
     except (PydanticSerializationError, RecursionError, ValueError) as error:
         path = _unserialisable(value, where) or where
         raise UnstorableValue(f"{path} cannot be stored as JSON: {error}", path=path) from error
+    except PydanticUserError as error:
+        raise UnstorableValue(f"{where} cannot be stored: {error}", path=where) from error
     text = _text(plain, where)
-    if annotation is Any and isinstance(value, dict | list | tuple) and "{" in text:
+    if stored is None and isinstance(value, dict | list | tuple) and "{" in text:
         _check(value, where, 0)  # JSON has turned keys into strings
+    masked = "*****" in text  # as pydantic's secrets are where no annotation names their type
+    if masked and stored is None:
+        _check_open(value, where)
+    elif stored is not None and (stored.doubtful or masked):
+        _check_back(value, stored, text, where)
     return text
+
+
+def take(value: Any, annotation: Any = Any, *, where: str = "value") -> str:
+    """The canonical JSON of a value from outside: of the annotated type already, or JSON that fits it.
+
+    Raises pydantic's `ValidationError` when it does not fit, and `UnstorableValue`.
+    """
+    if annotation is Any:
+        return encode(value, where=where)
+    try:
+        text = encode(value, annotation, where=where)
+    except UnstorableValue:
+        plain = encode(value, where=where)
+        return encode(external(annotation).validate_json(plain, by_alias=True, by_name=True), annotation, where=where)
+    return encode(stored_type(annotation).load(text), annotation, where=where)
+
+
+def _check_open(value: Any, where: str) -> None:
+    path = _secret_in(value, where)
+    if path is not None:
+        raise UnstorableValue(f"{path} is a secret, and is stored only where an annotation names its type.", path=path)
+
+
+def _check_back(value: Any, stored: StoredType, text: str, where: str) -> None:
+    try:
+        back = stored.load(text)
+    except ValidationError as error:
+        reason = f"{where} cannot be stored: it would not come back ({said(error, where)})."
+        raise UnstorableValue(reason, path=where) from error
+    path = difference(value, back, where)
+    if path is not None:
+        raise UnstorableValue(
+            f"{path} would come back as another value: JSON cannot tell which of its types it has. Annotate it with "
+            "one type, or a discriminated union.",
+            path=path,
+        )
 
 
 def dump(plain: Any, *, where: str = "value") -> str:
@@ -99,9 +128,9 @@ def decode(text: str, annotation: Any = Any) -> Any:
     if annotation is Any:
         return json.loads(text)
     try:
-        return adapter(annotation).validate_json(text)
+        return stored_type(annotation).load(text)
     except ValidationError as error:
-        raise CorruptState(f"A stored value does not fit {annotation!r}: {error}") from error
+        raise CorruptState(f"A stored value does not fit {annotation!r}: {said(error, 'value')}") from error
 
 
 def digest(text: str) -> str:
@@ -173,3 +202,11 @@ def _is_serialisable(value: Any) -> bool:
     except (PydanticSerializationError, RecursionError, ValueError):
         return False
     return True
+
+
+def _secret_in(value: Any, where: str, depth: int = 0) -> str | None:
+    """The path to a secret of pydantic's in an untyped value: it would be stored as asterisks."""
+    if isinstance(value, SECRETS):
+        return where
+    parts = _parts(value, where) if depth < MAX_DEPTH else []
+    return next((path for place, part in parts if (path := _secret_in(part, place, depth + 1)) is not None), None)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flujo import canonical
 from flujo.errors import InvalidInput
+from flujo.stored_type import SECRETS, said, stored_type
 
 
 class PipelineContext(BaseModel):
@@ -27,17 +28,24 @@ Fields = dict[str, Any]
 
 def initial(model: type[PipelineContext], data: dict[str, Any]) -> PipelineContext:
     """The context of a new run. Raises `InvalidInput` naming each field that does not fit `model`."""
+    given = {name: value.get_secret_value() if isinstance(value, SECRETS) else value for name, value in data.items()}
     try:
-        return model.model_validate_json(canonical.encode(data, where="context"))
+        return model.model_validate_json(canonical.encode(given, where="context"), by_alias=True, by_name=True)
     except ValidationError as error:
-        raise InvalidInput(
-            f"The context does not fit {model.__name__}: {_sentence(error)}", errors=error.errors(include_url=False)
-        ) from error
+        raise _misfit(model, error) from error
 
 
 def restore(model: type[PipelineContext], fields: Fields) -> PipelineContext:
     """The context of a stored run. Raises `InvalidInput` when the stored fields no longer fit `model`."""
-    return initial(model, fields)
+    try:
+        return cast(PipelineContext, stored_type(model).load(canonical.dump(fields, where="context")))
+    except ValidationError as error:
+        raise _misfit(model, error) from error
+
+
+def _misfit(model: type[PipelineContext], error: ValidationError) -> InvalidInput:
+    errors = error.errors(include_url=False, include_input=False, include_context=False)
+    return InvalidInput(f"The context does not fit {model.__name__}: {said(error, 'value')}", errors=errors)
 
 
 def fields_of(context: PipelineContext) -> Fields:
@@ -91,7 +99,3 @@ def _grew_list(old: Any, new: Any) -> bool:
 def _same(left: Any, right: Any) -> bool:
     """Equality that tells 1 from True and 1.0, as the stored bytes do."""
     return canonical.dump(left) == canonical.dump(right)
-
-
-def _sentence(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'value'}: {item['msg']}" for item in error.errors())

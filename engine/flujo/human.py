@@ -13,6 +13,7 @@ from flujo import canonical
 from flujo.deadlines import Approve, Timetable
 from flujo.errors import InvalidAnswer, PipelineDefinitionError, UnstorableValue
 from flujo.node import Node, no_coroutine
+from flujo.stored_type import external
 
 if TYPE_CHECKING:
     from flujo.pipeline import Pipeline
@@ -56,7 +57,7 @@ class HumanStep(Node):
         self.when = when
         self.kind_of_answer = {None: "text", bool: "bool"}.get(input_schema, "form")
         self.answer_schema: dict[str, Any] | None = (
-            canonical.adapter(input_schema).json_schema(mode="validation") if self.kind_of_answer == "form" else None
+            external(input_schema).json_schema(mode="validation") if self.kind_of_answer == "form" else None
         )
         timetable.check(name, self.candidates)
         self.timetable = timetable
@@ -128,9 +129,7 @@ class HumanStep(Node):
         """The canonical JSON of a valid answer. Raises `InvalidAnswer` with pydantic's `errors` in its details."""
         annotation = Any if self.answer_type is None else self.answer_type
         try:
-            plain = canonical.encode(value, where="answer")
-            answer = canonical.adapter(annotation).validate_json(plain)
-            return canonical.encode(answer, annotation, where="answer")
+            return canonical.take(value, annotation, where="answer")
         except ValidationError as error:
             errors = json.loads(error.json(include_url=False, include_input=False, include_context=False))
             said = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'answer'}: {item['msg']}" for item in errors)

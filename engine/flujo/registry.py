@@ -26,6 +26,7 @@ from flujo.paths import MAX_PATH
 from flujo.pipeline import Pipeline
 from flujo.records import RunHead
 from flujo.status import OnChange
+from flujo.stored_type import external
 from flujo.waits import SignalStep
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class RegisteredPipeline:
         """The JSON Schema of the input; None when the first step takes none or does not annotate it."""
         if self.input_type is None or self.input_type is Any:
             return None
-        return canonical.adapter(self.input_type).json_schema(mode="validation")
+        return external(self.input_type).json_schema(mode="validation")
 
     def key_for(self, encoded_input: str) -> str:
         """Among which runs one on this input is counted; "" where any number may run. Raises `InvalidInput`."""
@@ -81,8 +82,7 @@ class RegisteredPipeline:
         """The canonical JSON of a valid input. Raises `InvalidInput` with pydantic's `errors` in its details."""
         annotation = Any if self.input_type is None else self.input_type
         try:
-            plain = canonical.encode(value, where="input")
-            return canonical.encode(canonical.adapter(annotation).validate_json(plain), annotation, where="input")
+            return canonical.take(value, annotation, where="input")
         except ValidationError as error:
             errors = json.loads(error.json(include_url=False, include_input=False, include_context=False))
             said = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'input'}: {item['msg']}" for item in errors)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from flujo import canonical
 from flujo.errors import InvalidInput, PipelineDefinitionError
 from flujo.node import Node, no_coroutine
+from flujo.stored_type import external, said
 
 
 class Timer(Node):
@@ -54,7 +55,7 @@ class SignalStep(Node):
 
     def data_schema(self) -> dict[str, Any] | None:
         """The JSON Schema of the message's data; None when it may be anything."""
-        return None if self.schema is Any else canonical.adapter(self.schema).json_schema(mode="validation")
+        return None if self.schema is Any else external(self.schema).json_schema(mode="validation")
 
     def due_at(self, now: datetime) -> datetime | None:
         """When the signal is too late."""
@@ -63,8 +64,9 @@ class SignalStep(Node):
     def validate(self, data: Any) -> str:
         """The canonical JSON of a valid message. Raises `InvalidInput` with pydantic's `errors` in its details."""
         try:
-            plain = canonical.encode(data, where="signal")
-            return canonical.encode(canonical.adapter(self.schema).validate_json(plain), self.schema, where="signal")
+            return canonical.take(data, self.schema, where="signal")
         except ValidationError as error:
             errors = json.loads(error.json(include_url=False, include_input=False, include_context=False))
-            raise InvalidInput(f"The signal {self.name!r} does not fit: {error}", errors=errors) from error
+            raise InvalidInput(
+                f"The signal {self.name!r} does not fit: {said(error, 'data')}", errors=errors
+            ) from error

@@ -9,19 +9,27 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    NotRequired,  # pydantic wants these before Python 3.12
+)
 from uuid import UUID
 
 import pytest
 from flujo import PipelineContext, StepContext, canonical, step
-from flujo.errors import InvalidAnswer, InvalidInput, UnstorableValue
+from flujo.errors import CorruptState, InvalidAnswer, InvalidInput, UnstorableValue
 from flujo.human import HumanStep
 from flujo.state.base import StateBackend
 from flujo.status import RunStatus
 from flujo.step import Step
+from flujo.stored_type import difference
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, Secret, SecretBytes, SecretStr, ValidationError, computed_field
+from typing_extensions import TypedDict
 
 from tests.engine.making import document_of, kinds_of, runner_of
 
@@ -245,3 +253,152 @@ def test_nasty_answer_is_invalid(name: str) -> None:
 def test_hundred_levels_and_four_thousand_digits_are_within_the_domain() -> None:
     for value in (deep(100), 10**4000 - 1, "x" * (16 * 1024 * 1024 - 2), "\U0001f600", "\u2028", ""):
         assert canonical.decode(canonical.encode(value)) == value
+
+
+# Types that JSON alone does not keep
+
+
+class Reading(NamedTuple):
+    number: int
+    raw: bytes
+
+
+class Extras(TypedDict):
+    amount: Decimal
+    raw: NotRequired[bytes]
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"] = "cat"
+    raw: bytes = b""
+    tags: set[str] = set()
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"] = "dog"
+    naps: list[timedelta] = []
+    home: PurePosixPath = PurePosixPath("/")
+
+
+Pet = Annotated[Cat | Dog, Field(discriminator="kind")]
+
+
+class Login(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    user_name: str = Field(alias="userName")
+    password: SecretStr
+    key: SecretBytes | None = None
+
+    @computed_field
+    @property
+    def initial(self) -> str:
+        return self.user_name[:1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parcel:
+    pets: list[Pet]
+    reading: Reading
+    extras: Extras
+    ids: frozenset[UUID]
+    key: Secret[int] | None = None
+
+
+BYTES = st.binary(max_size=12)
+PETS = st.builds(Cat, raw=BYTES, tags=st.sets(TEXT, max_size=3)) | st.builds(
+    Dog, naps=st.lists(st.timedeltas(), max_size=2), home=st.just(PurePosixPath("a/ä"))
+)
+LOGINS = st.builds(Login, userName=TEXT, password=TEXT.map(SecretStr), key=st.none() | BYTES.map(SecretBytes))
+PARCELS = st.builds(
+    Parcel,
+    pets=st.lists(PETS, max_size=2),
+    reading=st.builds(Reading, st.integers(), BYTES),
+    extras=st.fixed_dictionaries({"amount": st.decimals()}, optional={"raw": BYTES}),
+    ids=st.frozensets(st.uuids(), max_size=3),
+    key=st.none() | st.integers().map(Secret[int]),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(PARCELS | LOGINS)
+def test_typed_value_of_any_shape_comes_back_exactly(value: Any) -> None:
+    text = canonical.encode(value, type(value))
+    back = canonical.decode(text, type(value))
+
+    assert type(back) is type(value)
+    assert difference(value, back, "value") is None
+    assert canonical.encode(back, type(back)) == text
+    assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(PARCELS, LOGINS)
+async def test_typed_values_come_back_from_every_store(backend: StateBackend, parcel: Parcel, login: Login) -> None:
+    @step
+    async def pack(given: Login) -> Parcel:
+        assert difference(login, given, "input") is None
+        return parcel
+
+    @step
+    async def open_it(given: Parcel) -> set[bytes]:
+        assert difference(parcel, given, "parcel") is None
+        return {b"\xff", given.reading.raw}
+
+    result = await runner_of(pack >> open_it, backend).run_async(login, run_id=f"r{next(_NUMBERS)}")
+
+    assert result.output == {b"\xff", parcel.reading.raw}, result.error
+
+
+def test_input_is_taken_as_a_value_of_its_type_or_as_json_by_either_name() -> None:
+    value = Login(userName="ana", password=SecretStr("hunter2"))
+    for name in ("userName", "user_name"):
+        assert canonical.decode(canonical.take({name: "ana", "password": "hunter2"}, Login), Login) == value
+    assert canonical.decode(canonical.take(value, Login), Login) == value
+    with pytest.raises(ValidationError):
+        canonical.take({"userName": "ana"}, Login)
+
+
+def test_same_set_is_the_same_text_whatever_its_order() -> None:
+    words = [f"word {number:02}" for number in range(50)]
+    assert json.loads(canonical.encode(set(words), set[str])) == words
+
+
+class Base(BaseModel):
+    value: int | date
+
+
+class Holder(BaseModel):
+    value: Any
+
+
+class More(Base):
+    extra: int = 3
+
+
+AMBIGUOUS: dict[str, tuple[Any, Any, str]] = {
+    "date or text": ([date(2026, 1, 1)], list[str | date], r"value\[0\] would come back"),
+    "text that looks like a date": ("2026-01-01", date | str, "value would come back"),
+    "subclass beside a union": (More(value=1), Base, "value would come back"),
+    "key that is a tuple": ({(1, 2): 3}, dict[tuple[int, int], int], "would not come back"),
+    "constant bytes": (b"x", Literal[b"x"], "would not come back"),
+    "type pydantic does not know": (range(3), range, "value cannot be stored"),
+    "secret without a type": ({"login": [SecretStr("hunter2")]}, Any, r"value\.login\[0\] is a secret"),
+    "secret among untyped items": ([SecretStr("hunter2")], list, r"value\[0\] would come back"),
+    "secret in an untyped field": (Holder(value=SecretStr("hunter2")), Holder, r"value\.value would come back"),
+}
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS)
+def test_value_that_would_come_back_as_another_is_refused_with_its_path(name: str) -> None:
+    value, annotation, told = AMBIGUOUS[name]
+
+    with pytest.raises(UnstorableValue, match=told) as refused:
+        canonical.encode(value, annotation)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_value_that_no_longer_fits_is_corrupt_without_saying_what_it_is() -> None:
+    with pytest.raises(CorruptState, match=r"password: Field required") as refused:
+        canonical.decode('{"user_name":"hunter2"}', Login)
+    assert "hunter2" not in str(refused.value)
