@@ -6,7 +6,7 @@ from runs.models import PipelineGrant
 
 EVERY_PIPELINE = "*"
 GRANTS = {
-    "operators": ("view", "view_context", "start", "decide", "cancel", "retry", "fork", "signal"),
+    "operators": ("view", "view_context", "start", "decide", "cancel", "retry", "fork", "signal", "schedule"),
     "finance": ("view", "view_context", "decide"),
     "auditors": ("view", "export"),
 }

@@ -61,6 +61,8 @@ SITE_EVENTS: dict[str, EventWords] = {
     "user.sign_in_failed": EventWords("Sign-in failed", "lock-closed"),
     "audit.exported": EventWords("Audit exported", "arrow-down-tray"),
     "permission.changed": EventWords("Permission changed", "key"),
+    "schedule.changed": EventWords("Schedule changed", "calendar-days"),
+    "schedule.failed": EventWords("Schedule could not start a run", "exclamation-triangle"),
 }
 
 ORIGIN = ("channel", "ip", "user_agent", "request_id")
@@ -94,6 +96,8 @@ def summary(kind: str, data: dict[str, Any]) -> str:
             return f"{data.get('subject')}: {data.get('change')} {facts['verb']} on {facts['pipeline']}"
         told = "; ".join(f"{fact_label(name)} {_listed(value)}" for name, value in facts.items())
         return f"{data.get('subject')}: {data.get('change')} {told}".rstrip()
+    if kind.startswith("schedule."):
+        return f"{data.get('pipeline')}, {data.get('name')}: {data.get('message') or data.get('change')}"
     if kind == "user.sign_in_failed":
         return f"as {data.get('username')}"
     if kind.endswith(".refused"):

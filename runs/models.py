@@ -23,6 +23,8 @@ from flujo.status import (
     WaitStatus,
 )
 
+from runs.recurrence import Recurrence
+
 
 def _choices(words: type[StrEnum]) -> list[tuple[str, str]]:
     return [(word.value, word.value.replace("_", " ")) for word in words]
@@ -368,6 +370,8 @@ class SiteEvent(models.Model):
             "user.sign_in_failed",
             "audit.exported",
             "permission.changed",
+            "schedule.changed",
+            "schedule.failed",
         )
     ]
 
@@ -400,6 +404,7 @@ class PipelineGrant(models.Model):
         "retry",
         "fork",
         "signal",
+        "schedule",
         "delete",
         "export",
     ]
@@ -413,6 +418,57 @@ class PipelineGrant(models.Model):
 
     def __str__(self) -> str:
         return f"{self.group}: {self.verb} {self.pipeline}"
+
+
+class Schedule(models.Model):
+    """When runs of a pipeline start by themselves: at the times of `cron` in `zone`, or `every` so often."""
+
+    pipeline = models.CharField(max_length=200)
+    name = models.CharField(max_length=100)
+    cron = models.CharField(max_length=200, blank=True)
+    zone = models.CharField(max_length=64, blank=True)
+    every = models.DurationField(null=True)
+    anchor = models.DateTimeField()
+    input = models.TextField()
+    enabled = models.BooleanField(default=True)
+    skips_while_active = models.BooleanField(default=True)
+    owner = models.CharField(max_length=150)
+    created_at = models.DateTimeField()
+    updated_at = models.DateTimeField()
+    next_at = models.DateTimeField()
+    last_at = models.DateTimeField(null=True)
+    last_run_id = models.CharField(max_length=128, blank=True)
+    skipped_at = models.DateTimeField(null=True)
+    problem = models.TextField(blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["name"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["pipeline", "name"], name="flujo_schedule_name"),
+            models.CheckConstraint(
+                name="flujo_schedule_cron_or_interval",
+                condition=models.Q(cron="", every__isnull=False) | (~models.Q(cron="") & models.Q(every__isnull=True)),
+            ),
+        ]
+        indexes: ClassVar = [
+            models.Index(fields=["next_at"], name="flujo_schedule_due", condition=models.Q(enabled=True))
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.pipeline}"
+
+    def get_absolute_url(self) -> str:
+        return reverse("runs:schedule", args=[self.pipeline, self.pk])
+
+    @property
+    def recurrence(self) -> Recurrence:
+        """The instants at which it is due."""
+        return Recurrence(self.cron, self.zone, self.every, self.anchor)
+
+    @property
+    def when(self) -> str:
+        """Its instants in a few words."""
+        return f"{self.cron} ({self.zone})" if self.every is None else f"every {self.every}"
 
 
 class Upload(models.Model):

@@ -11,6 +11,7 @@ from flujo.clock import Clock, SystemClock
 
 from runs.dispatch import hint
 from runs.services.alarms import ring
+from runs.services.due import start_due
 from runs.state_backend import DjangoBackend
 
 logger = logging.getLogger(__name__)
@@ -57,5 +58,6 @@ class Sweeper:
         """Look once."""
         now = self._clock.now()
         ring(now)
+        start_due(now)
         for head in asyncio.run(self._backend.ready(now, LIMIT)):
             hint(head.run_id)

@@ -17,6 +17,7 @@ from runs.views import (
     run_signal,
     run_unpark,
     runs,
+    schedules,
     session,
     state,
 )
@@ -50,6 +51,9 @@ _pipelines = [
     path("pipelines/", pipelines.index, name="pipelines"),
     path("pipelines/<str:name>/", pipelines.detail, name="pipeline"),
     path("pipelines/<str:name>/start/", pipelines.start, name="pipeline_start"),
+    path("pipelines/<str:name>/schedules/new/", schedules.new, name="schedule_new"),
+    path("pipelines/<str:name>/schedules/<int:schedule_id>/", schedules.change, name="schedule"),
+    path("pipelines/<str:name>/schedules/<int:schedule_id>/delete/", schedules.delete, name="schedule_delete"),
 ]
 
 _audit = [

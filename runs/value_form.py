@@ -5,23 +5,34 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from django.http import HttpRequest, QueryDict
+from django.http import HttpRequest
 from flujo.errors import FlujoError
 
 from runs.forms import SchemaForm
 
 
 class ValueForm:
-    """`schema` None means any JSON value, typed as `text`; `taken` is false where there is nothing to give at all."""
+    """`schema` None means any JSON value, typed as `text`; `taken` is false where there is nothing to give at all;
+    `initial` is the value shown first.
+    """
 
-    def __init__(self, schema: dict[str, Any] | None, request: HttpRequest, *, taken: bool = True) -> None:
+    def __init__(
+        self, schema: dict[str, Any] | None, request: HttpRequest, *, taken: bool = True, initial: Any = None
+    ) -> None:
         posted = request.POST if request.method == "POST" else None
         self.taken = taken
-        self.text = (posted or QueryDict()).get("input", "")
+        shown = "" if initial is None else json.dumps(initial, indent=2, ensure_ascii=False)
+        self.text = shown if posted is None else posted.get("input", "")
         self.problem = ""
         self.data: Any = None
         self.schema_form = (
-            SchemaForm(schema, data=posted, files=request.FILES if posted is not None else None, user=request.user)
+            SchemaForm(
+                schema,
+                data=posted,
+                files=request.FILES if posted is not None else None,
+                initial=initial,
+                user=request.user,
+            )
             if schema is not None
             else None
         )

@@ -23,6 +23,7 @@ from runs.models import Run
 from runs.queries.bounded_counts import bounded_counts, count_words
 from runs.queries.pipeline_drawing import Drawing, asks, draw, note_of
 from runs.queries.run_list import TABS, RunRow, rows_of
+from runs.queries.schedules import ScheduleLine, schedules
 from runs.registry import registry
 
 RECENT = 10
@@ -83,6 +84,8 @@ class PipelinePage:
     drawing: Drawing | None
     steps: list[StepLine]
     recent: list[RunRow]
+    schedules: list[ScheduleLine]
+    may_schedule: bool
     why_not_start: str
     problem: str = ""
 
@@ -116,6 +119,8 @@ def page(user: access.User, name: str, version: str) -> PipelinePage:
         drawing=draw(entry.pipeline) if entry else None,
         steps=[_line(number, node) for number, node in enumerate(entry.pipeline.nodes, 1)] if entry else [],
         recent=recent,
+        schedules=schedules(name),
+        may_schedule=entry is not None and access.may(user, "schedule", name),
         why_not_start=_why_not_start(name, startable, entry),
         problem=problem,
     )

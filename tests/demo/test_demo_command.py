@@ -96,7 +96,7 @@ def test_demo_accounts_may_do_what_they_are_for_and_no_more() -> None:
         for name, user in users.items()
     }
     assert allowed == {
-        "operator": {"view", "view_context", "start", "decide", "cancel", "retry", "fork", "signal"},
+        "operator": {"view", "view_context", "start", "decide", "cancel", "retry", "fork", "signal", "schedule"},
         "approver": {"view", "view_context", "decide"},
         "auditor": {"view", "export"},
         "admin": set(PipelineGrant.VERBS),

@@ -54,6 +54,7 @@ def pages(site: Site) -> dict[str, str]:
         "pipelines": "/pipelines/",
         "pipeline": "/pipelines/invoice-intake/",
         "start": "/pipelines/invoice-intake/start/",
+        "schedule": "/pipelines/invoice-intake/schedules/new/",
         "audit": "/audit/",
         "verify": "/audit/verify/",
         "state": "/state/",

@@ -10,6 +10,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
+from runs.models import PipelineGrant
 from tests.runs import factories
 
 SignIn = Callable[[User], Client]
@@ -36,8 +37,7 @@ def viewer(db: None) -> User:
 @pytest.fixture
 def operator(db: None) -> User:
     """May do everything with every pipeline."""
-    verbs = ["view", "view_context", "start", "decide", "cancel", "retry", "fork", "signal", "delete", "export"]
-    return factories.user("otto", can=verbs)
+    return factories.user("otto", can=PipelineGrant.VERBS)
 
 
 @pytest.fixture

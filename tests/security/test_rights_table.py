@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -10,14 +11,14 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
 
-from runs.models import Attempt, AuditEvent, Decision, HumanTask, Run, RunInput, SiteEvent
+from runs.models import Attempt, AuditEvent, Decision, HumanTask, Run, RunInput, Schedule, SiteEvent
 from runs.urls import urlpatterns
 from tests.runs import factories, shop
 
 pytestmark = pytest.mark.django_db
 
 ROLES = ("anonymous", "inactive", "nobody", "stranger", "viewer", "decider", "doer", "auditor", "root")
-VERBS = ("start", "decide", "cancel", "retry", "fork", "signal", "delete", "export")
+VERBS = ("start", "decide", "cancel", "retry", "fork", "signal", "schedule", "delete", "export")
 SECRET, TITLE = "sesame-4711", "Steel for Brandt"
 
 # What a GET answers, per role in the order of ROLES; "in" stands for the way to the sign-in page.
@@ -47,6 +48,9 @@ READS: dict[str, tuple[int | str, ...]] = {
     "pipelines": LIST,
     "pipeline": SEEN,
     "pipeline_start": (IN, IN, 404, 404, 403, 403, 200, 403, 200),
+    "schedule_new": (IN, IN, 404, 404, 403, 403, 200, 403, 200),
+    "schedule": (IN, IN, 404, 404, 403, 403, 200, 403, 200),
+    "schedule_delete": (IN, IN, 404, 404, 403, 403, 200, 403, 200),
     "audit": LIST,
     "audit_export": (IN, IN, *[405] * 7),
     "audit_verify": (IN, IN, 403, 403, 403, 403, 403, 200, 200),
@@ -68,6 +72,9 @@ POSTS: dict[str, tuple[int | str, ...]] = {
     "run_unpark": (*GONE, *[422] * 5),
     "run_signal": (*GONE, 403, 403, 422, 403, 422),
     "pipeline_start": (*GONE, 403, 403, 422, 403, 422),
+    "schedule_new": (*GONE, 403, 403, 422, 403, 422),
+    "schedule": (*GONE, 403, 403, 422, 403, 422),
+    "schedule_delete": (*GONE, 403, 403, 303, 403, 303),
     "audit_export": (IN, IN, 403, 200, 403, 403, 200, 200, 200),  # the stranger's own pipeline's
     "state_cleanup": (IN, IN, 403, 409, 403, 403, 409, 403, 409),
     "healthz": (405,) * 9,
@@ -89,7 +96,13 @@ def task() -> HumanTask:
     factories.decision(old, data={"code": SECRET})
     failed = factories.failed_run("run-f", title=TITLE, pipeline="shop", error_message=SECRET)
     Attempt.objects.filter(run=failed).update(error_message=SECRET, traceback=f"Traceback:\n{SECRET}")
-    return run.human_tasks.get(path="approve")
+    at = run.created_at
+    times = {"anchor": at, "created_at": at, "updated_at": at, "next_at": at}
+    asked = run.human_tasks.get(path="approve")
+    Schedule.objects.create(
+        pk=asked.pk, pipeline="shop", name="Nightly", cron="0 3 * * *", input=json.dumps(SECRET), **times
+    )
+    return asked
 
 
 def person(role: str) -> User:
@@ -118,7 +131,14 @@ def browser(role: str) -> Client:
 
 
 def address(name: str, task: HumanTask, run_id: str = "run-a") -> str:
-    values = {"task_id": task.pk, "run_id": run_id, "step_path": "price", "name": "shop", "signal_name": "paid"}
+    values = {
+        "task_id": task.pk,
+        "run_id": run_id,
+        "schedule_id": task.pk,
+        "step_path": "price",
+        "name": "shop",
+        "signal_name": "paid",
+    }
     pattern = next(pattern for pattern in urlpatterns if pattern.name == name)
     wanted = pattern.pattern.converters
     return reverse(f"runs:{name}", kwargs={key: value for key, value in values.items() if key in wanted})

@@ -1,0 +1,102 @@
+"""Making, changing and deleting a pipeline's schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from django.db import transaction
+from django.utils import timezone
+from flujo import canonical
+from flujo.errors import InvalidInput, NotAllowed
+
+from runs import access
+from runs.models import Schedule
+from runs.registry import registry
+from runs.services import site_audit
+
+if TYPE_CHECKING:
+    from runs.services.origin import Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a person says of a schedule; `data` is the JSON-ready input of the runs that it starts."""
+
+    name: str
+    cron: str
+    zone: str
+    every: timedelta | None
+    enabled: bool
+    skips_while_active: bool
+    data: Any
+
+
+def save(*, actor: access.User, pipeline: str, schedule: Schedule | None, terms: Terms, origin: Origin) -> Schedule:
+    """Make a schedule, or change one; it is next due at its first instant from now.
+
+    Raises `NotAllowed`, `PipelineNotFound`, and `InvalidInput`, whose details name the `field` or pydantic's `errors`.
+    """
+    now = timezone.now()
+    with _allowed(actor, pipeline, origin):
+        saved = schedule or Schedule(pipeline=pipeline, created_at=now, anchor=now)
+        before = _facts(saved) if schedule is not None else {}
+        _set(saved, terms, now)
+        saved.owner = actor.get_username()
+        saved.next_at = saved.recurrence.after(now)
+        if Schedule.objects.filter(pipeline=pipeline, name=terms.name).exclude(pk=saved.pk).exists():
+            raise InvalidInput(f"{pipeline} has a schedule named {terms.name!r} already.", field="name")
+        saved.save()
+        changed = {key: value for key, value in _facts(saved).items() if before.get(key) != value}
+        _record("changed" if before else "created", saved, actor, origin, changed)
+        return saved
+
+
+def delete(*, actor: access.User, schedule: Schedule, origin: Origin) -> None:
+    """Delete a schedule; the runs that it started stay. Raises `NotAllowed`."""
+    with _allowed(actor, schedule.pipeline, origin):
+        _record("deleted", schedule, actor, origin, _facts(schedule))
+        schedule.delete()
+
+
+@contextmanager
+def _allowed(actor: access.User, pipeline: str, origin: Origin) -> Iterator[None]:
+    """One transaction for who may; a refusal is recorded outside of it."""
+    try:
+        with transaction.atomic():
+            access.require(actor, "schedule", pipeline)
+            yield
+    except NotAllowed as refusal:
+        name = actor.get_username()
+        site_audit.record("action.refused", actor=name, origin=origin, verb="schedule", message=refusal.message)
+        raise
+
+
+def _set(schedule: Schedule, terms: Terms, now: datetime) -> None:
+    if bool(terms.cron) == (terms.every is not None):
+        raise InvalidInput("Give either a cron expression or an interval.", field="cron")
+    if schedule.every != terms.every:
+        schedule.anchor = now
+    schedule.name, schedule.enabled, schedule.updated_at = terms.name, terms.enabled, now
+    schedule.cron, schedule.zone, schedule.every = terms.cron, terms.zone, terms.every
+    schedule.skips_while_active = terms.skips_while_active
+    schedule.input = registry.get(schedule.pipeline).encode_input(terms.data)
+    schedule.problem = ""
+
+
+def _facts(schedule: Schedule) -> dict[str, Any]:
+    return {
+        "name": schedule.name,
+        "when": schedule.when,
+        "enabled": schedule.enabled,
+        "skips_while_active": schedule.skips_while_active,
+        "input_digest": canonical.digest(schedule.input),
+    }
+
+
+def _record(change: str, schedule: Schedule, actor: access.User, origin: Origin, facts: dict[str, Any]) -> None:
+    told = {"pipeline": schedule.pipeline, "name": schedule.name, **facts}
+    site_audit.record("schedule.changed", actor=actor.get_username(), origin=origin, change=change, **told)
