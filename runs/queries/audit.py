@@ -12,6 +12,7 @@ from django import forms
 from django.db.models import Q, QuerySet
 from django.http import QueryDict
 from django.utils import timezone
+from flujo.status import EventKind
 
 from runs import access
 from runs.audit_words import RUN_EVENTS, SITE_EVENTS, EventWords, event_words, fact_label, summary
@@ -176,22 +177,48 @@ def page(user: access.User, asked: AuditFilter) -> AuditPage:
         more_newer, more_older = asked.before is not None, len(found) > SIZE
         found = found[:SIZE]
     return AuditPage(
-        rows=_rows(found),
+        rows=_rows(user, found),
         older=asked.url(before=str(found[-1].pk)) if found and more_older else "",
         newer=asked.url(after=str(found[0].pk)) if found and more_newer else "",
         any_at_all=bool(found) or bool(asked.terms),
     )
 
 
-def _rows(events: list[Any]) -> list[EventRow]:
+def _rows(user: access.User, events: list[Any]) -> list[EventRow]:
     ids = {event.run_id for event in events if event.run_id}
     titles = dict(Run.objects.filter(pk__in=ids).values_list("pk", "title"))
     gone = dict(Tombstone.objects.filter(pk__in=ids - titles.keys()).values_list("pk", "title"))
-    return [_row(event, {**gone, **titles}.get(event.run_id, ""), deleted=event.run_id in gone) for event in events]
+    facts = facts_for(user, events)
+    return [
+        _row(event, told, {**gone, **titles}.get(event.run_id, ""), deleted=event.run_id in gone)
+        for event, told in zip(events, facts, strict=True)
+    ]
 
 
-def _row(event: AuditEvent | SiteEvent, title: str, *, deleted: bool) -> EventRow:
-    data = facts_of(event)
+def facts_for(user: access.User, events: list[Any]) -> list[dict[str, Any]]:
+    """The facts of each event for `user`: the values of edits only where `user` may see those that runs carry."""
+    told = [facts_of(event) for event in events]
+    forks = {event.run_id for event in events if event.kind == EventKind.RUN_FORKED}
+    granted = access.pipelines_for(user, "view_context") if forks else None
+    if granted is None:
+        return told
+    readable = {
+        run_id
+        for kept in (Run, Tombstone)
+        for run_id in kept.objects.filter(pk__in=forks, pipeline__in=granted).values_list("pk", flat=True)
+    }
+    hidden = forks - readable
+    return [
+        _without_values(facts) if event.run_id in hidden and "edits" in facts else facts
+        for event, facts in zip(events, told, strict=True)
+    ]
+
+
+def _without_values(facts: dict[str, Any]) -> dict[str, Any]:
+    return {**facts, "edits": [{"pointer": edit["pointer"]} for edit in facts["edits"]]}
+
+
+def _row(event: AuditEvent | SiteEvent, data: dict[str, Any], title: str, *, deleted: bool) -> EventRow:
     further = [name for name in data if name not in ("channel", "ip", "reason")]
     return EventRow(
         id=event.pk,

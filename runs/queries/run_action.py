@@ -9,7 +9,7 @@ from flujo.status import ACTIVE, RunStatus, TaskStatus, WaitStatus
 
 from runs import access
 from runs.models import HumanTask, Run, RunWait
-from runs.queries.run_header import CANCELLING, RunHeader, header, is_parked, no_unpark, not_granted
+from runs.queries.run_header import CANCELLING, RunHeader, header, is_parked, no_rerun, no_unpark, not_granted
 from runs.queries.run_list import is_stalled
 
 
@@ -59,6 +59,17 @@ def retrying(user: access.User, run: Run) -> ActionPage:
         "The run is queued at once; a worker takes it up.",
     ]
     return ActionPage(header(user, run), said, why_not)
+
+
+def rerunning(user: access.User, run: Run) -> ActionPage:
+    """What rerunning `run` does."""
+    said = [
+        "A new run begins with the first step, on the same input and initial context. This one stays as it is.",
+        "All steps run, under new idempotency keys: what they did outside this site is done again.",
+    ]
+    if run.status in ACTIVE:
+        said.append(f"This run is {run.status}: it goes on beside the new one, unless you cancel it.")
+    return ActionPage(header(user, run), said, no_rerun(user, run))
 
 
 def unparking(user: access.User, run: Run) -> ActionPage:

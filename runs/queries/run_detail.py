@@ -22,6 +22,7 @@ from runs.queries.run_steps import Steps, steps
 from runs.queries.waits import WaitLine, open_waits
 
 MAX_QUESTIONS = 10
+MAX_MADE = 10
 _WHY = [EventKind.RUN_CANCELLED, EventKind.RUN_CANCEL_REQUESTED, EventKind.RUN_REJECTED]
 
 
@@ -66,6 +67,14 @@ class ErrorCard:
 
 
 @dataclass(frozen=True, slots=True)
+class Descendant:
+    """A run that was made from this one; `step` is "" for a rerun."""
+
+    run_id: str
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunPage:
     """All that the page shows."""
 
@@ -74,6 +83,7 @@ class RunPage:
     steps: Steps
     error: ErrorCard | None
     result: Payload
+    made: list[Descendant]
 
 
 def page(user: access.User, run: Run) -> RunPage:
@@ -87,7 +97,14 @@ def page(user: access.User, run: Run) -> RunPage:
         steps=listed,
         error=_error(run, listed.failed, shown=head.shows_values),
         result=_result(run, shown=head.shows_values),
+        made=_made(user, run),
     )
+
+
+def _made(user: access.User, run: Run) -> list[Descendant]:
+    """The newest runs that come from this one."""
+    found = access.visible_to(user).filter(derived_from=run.pk).order_by("-created_at", "-pk")
+    return [Descendant(*row) for row in found.values_list("pk", "derived_at")[:MAX_MADE]]
 
 
 def shape_of(run: Run) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ class Action:
     icon: str
     url_name: str
     danger: bool = False
+    quiet: bool = False
     why_not: str = ""
 
 
@@ -83,7 +84,25 @@ def _actions(user: access.User, run: Run) -> list[Action]:
         actions.append(Action("Un-park", "play-circle", "runs:run_unpark", why_not=no_unpark(user, run)))
     if run.status in ACTIVE:
         actions.append(Action("Cancel run", "x-mark", "runs:run_cancel", danger=True, why_not=_no_cancel(user, run)))
+    actions.append(Action("Rerun", "arrow-uturn-left", "runs:run_rerun", quiet=True, why_not=no_rerun(user, run)))
+    actions.append(Action("Fork", "share", "runs:run_fork", quiet=True, why_not=no_fork(user, run)))
     return actions
+
+
+def no_rerun(user: access.User, run: Run) -> str:
+    """Why a run cannot be rerun; "" when it can."""
+    if not access.may(user, "start", run.pipeline):
+        return not_granted("start", run)
+    return "" if registry.versions(run.pipeline) else f"No version of {run.pipeline} is registered here."
+
+
+def no_fork(user: access.User, run: Run) -> str:
+    """Why a run cannot be forked; "" when it can."""
+    if not access.may(user, "fork", run.pipeline):
+        return not_granted("fork", run)
+    if not _known(run):
+        return f"Only the code that started a run can fork it, and {run.pipeline} {run.version} is not here as it was."
+    return ""
 
 
 def _no_cancel(user: access.User, run: Run) -> str:

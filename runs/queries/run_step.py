@@ -8,6 +8,7 @@ from datetime import datetime
 from django.http import Http404
 from flujo.errors import PipelineNotFound
 from flujo.status import Wait, WaitStatus
+from flujo.transitions.lineage import NO_FENCE
 
 from runs import access
 from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run, RunInput, RunWait
@@ -60,6 +61,11 @@ class StepPage:
     questions: list[Question]
     earlier: str
     later: str
+
+    @property
+    def taken_over(self) -> bool:
+        """Whether the checkpoint came with the fork, from another run."""
+        return self.saved is not None and self.saved.fence == NO_FENCE
 
     @property
     def why_no_input(self) -> str:

@@ -13,6 +13,7 @@ from django.db.models import Case, IntegerField, Model, QuerySet, Value, When
 from django.db.models.functions import Substr
 from flujo.paths import MIGRATION
 from flujo.status import AttemptOutcome, DecisionOutcome, Outcome, RunStatus, TaskStatus, Wait, WaitStatus
+from flujo.transitions.lineage import NO_FENCE
 
 from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run, RunWait
 from runs.queries.timeline import Bar, Span, Timeline
@@ -209,12 +210,19 @@ def _started(trace: _Traces) -> datetime | None:
 
 
 def _note(place: _Place, trace: _Traces) -> str:
-    """Who decided, that nobody had to, or how often it was tried."""
+    """Who decided, that nobody had to, that it came from another run, or how often it was tried."""
+    if _taken_over(trace):
+        return "taken over"
     if trace.decision is not None:
         return f"by {trace.decision.actor or 'a program'}"
     if place.kind == "human_task" and trace.checkpoint is not None and trace.task is None:
         return "nobody was asked"
     return f"{len(trace.attempts)} attempts" if len(trace.attempts) > 1 else ""
+
+
+def _taken_over(trace: _Traces) -> bool:
+    """Whether a fork got the checkpoint from the run it comes from: no worker of its own made it."""
+    return trace.checkpoint is not None and trace.checkpoint.fence == NO_FENCE
 
 
 def _preview(saved: Checkpoint | None) -> str:
@@ -288,6 +296,8 @@ def _state_of_question(task: HumanTask, decision: Decision | None) -> str:
 
 def _spans(trace: _Traces, now: datetime) -> list[tuple[Span, str]]:
     """When something happened at the path, and in which tone it is drawn."""
+    if _taken_over(trace):
+        return []  # it happened in another run
     if trace.task is not None:
         return [((trace.task.raised_at, trace.task.closed_at or now), "wait")]
     if trace.wait is not None:

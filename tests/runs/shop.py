@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from flujo import Step, step
+from flujo import PipelineContext, Step, step
 from pydantic import BaseModel, Field
 
 from runs.registry import registry
@@ -58,3 +58,33 @@ registry.register(tick, name="shop-nothing", version="1.0.0")
 
 whole = Step.parallel("both", {"price": price, "check": price >> ask}) >> Step.map_over("each", notify)
 registry.register(whole, name="shop-whole", version="1.0.0", description="Steps that hold others.")
+
+
+class Terms(PipelineContext):
+    """What an offer carries."""
+
+    discount: int = Field(default=0, le=50)
+    note: str = ""
+
+
+@step
+def quote(article: str, context: Terms) -> int:
+    """Work out the price."""
+    context.discount = 30
+    return len(article) * 100
+
+
+@step
+def check(total: int, context: Terms) -> int:
+    """Refuse what is too cheap."""
+    if context.discount > 20:
+        raise ValueError("too much")
+    return total - context.discount
+
+
+@step
+def send(total: int) -> str:
+    return f"sent at {total}"
+
+
+registry.register(quote >> check >> send, name="shop-offer", version="1.0.0")
