@@ -429,8 +429,10 @@ class Flujo:
         """The version that the runner names; without one, that of the stored run, and the newest for a new run."""
         if (whatever_version or self.pipeline_version in (None, LATEST)) and RUN_ID.fullmatch(str(run_id)):
             document = await self.backend.load(run_id)
-            if document is not None and document.head is not None and document.head.pipeline == self.pipeline_name:
-                return await self._own_code(document) if document.head.active else self._entry(document.head.version)
+            head = document.head if document is not None else None
+            if document is not None and head is not None and head.pipeline == self.pipeline_name:
+                known = self.registry.has(head) or not head.active
+                return self._entry(head.version) if known else await self._own_code(document)
         return self._entry(self.pipeline_version)
 
     async def _own_code(self, document: RunDocument) -> RegisteredPipeline:
