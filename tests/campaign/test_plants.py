@@ -1,0 +1,72 @@
+"""The campaigns have teeth: each of these bugs, put back on purpose, is found by the slice that the suite runs.
+
+A campaign that stays green under its bug proves nothing. The bugs are in `plants/`; each is planted in this process by
+a monkeypatch, or by the program that the campaign starts.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from flujo.errors import FlujoError
+
+from tests.campaign.test_kills import kill
+from tests.campaign.test_lockstep import keep_step
+
+pytestmark = [pytest.mark.slow, pytest.mark.tampers]
+Plant = Callable[[str], None]
+
+
+@pytest.fixture
+def plant(monkeypatch: pytest.MonkeyPatch) -> Plant:
+    """Plants a bug until the test ends."""
+
+    def planted(name: str) -> None:
+        importlib.import_module(f"tests.campaign.plants.{name}").plant(monkeypatch)
+
+    return planted
+
+
+def found_in_lockstep(kind: str, folder: Path) -> str:
+    with pytest.raises((AssertionError, FlujoError)) as found:
+        keep_step(kind, folder, examples=60)
+    return str(found.value)
+
+
+def test_campaign_finds_no_fence(plant: Plant, tmp_path: Path) -> None:
+    plant("no_fence")
+    assert "only the holder saves" in found_in_lockstep("memory", tmp_path)
+
+
+def test_campaign_finds_generation_not_checked(plant: Plant, tmp_path: Path) -> None:
+    plant("generation_not_checked")
+    assert "only the open question is decided" in found_in_lockstep("memory", tmp_path)
+
+
+def test_campaign_finds_tombstone_forgotten(plant: Plant, tmp_path: Path) -> None:
+    plant("tombstone_forgotten")
+    found_in_lockstep("memory", tmp_path)
+
+
+def test_campaign_finds_no_unique_key(plant: Plant, tmp_path: Path) -> None:
+    plant("no_unique_key")
+    found_in_lockstep("sqlite", tmp_path)
+
+
+def test_campaign_finds_upsert(plant: Plant, tmp_path: Path) -> None:
+    plant("upsert")
+    found_in_lockstep("sqlite", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["split_transaction", "audit_after_commit"])
+def test_campaign_finds_split_transaction_and_audit_after_commit(name: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"kills at \d+ moments, [1-9]\d* findings"):
+        kill("sqlite", tmp_path, tmp_path, seed="1", kills=6, plant=name)
+
+
+def test_campaign_finds_torn_line_kept(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"kills at \d+ moments, [1-9]\d* findings"):
+        kill("file", tmp_path, tmp_path, seed="6", kills=6, plant="torn_line_kept")
