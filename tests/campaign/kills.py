@@ -210,7 +210,7 @@ def recover(opens: Opens, run_id: str, ledger: Path) -> dict[str, str]:
         backend = opens()
         await check(backend, run_id, acknowledged)
         ending = await drive("approved").run(backend, run_id)
-        await check(backend, run_id, acknowledged)
+        await check(opens(), run_id, acknowledged)  # as the next process finds it
         return ending
 
     return asyncio.run(work())
