@@ -91,7 +91,7 @@ def _mortal_files() -> None:
         return done
 
     os.write, os.fsync = torn, lambda descriptor: then(fsync(descriptor))
-    Path.replace = lambda path, target: then(replace(path, target))  # type: ignore[method-assign]
+    Path.replace = lambda path, target: then(replace(path, target))
 
 
 def _mortal_orm() -> None:

@@ -32,7 +32,7 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Plant:
 
 def found_in_lockstep(kind: str, folder: Path) -> str:
     with pytest.raises((AssertionError, FlujoError)) as found:
-        keep_step(kind, folder, examples=60)
+        keep_step(kind, folder, examples=400)
     return str(found.value)
 
 
