@@ -30,6 +30,7 @@ SECRET_KEY_FALLBACKS = ENV.get("FLUJO_SECRET_KEY_FALLBACKS", "").split()
 # Where browsers find the site, as scheme://host:port. Everything that depends on it follows from it.
 FLUJO_ORIGINS = [origin.rstrip("/") for origin in ENV.get("FLUJO_ORIGIN", "").split()]
 FLUJO_HTTPS = bool(FLUJO_ORIGINS) and all(origin.startswith("https://") for origin in FLUJO_ORIGINS)
+FLUJO_FOUR_EYES = ENV.get("FLUJO_FOUR_EYES") == "1"
 FLUJO_TRUSTED_PROXY = ENV.get("FLUJO_TRUSTED_PROXY") == "1"
 _LOCAL_HOSTS = [] if FLUJO_HTTPS else ["127.0.0.1", "localhost", "[::1]"]
 ALLOWED_HOSTS = [*dict.fromkeys([*_LOCAL_HOSTS, *(urlsplit(origin).hostname or "" for origin in FLUJO_ORIGINS)])]

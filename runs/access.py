@@ -9,6 +9,7 @@ from django.db.models import Q, QuerySet
 from django.http import Http404
 from flujo.errors import NotAllowed
 from flujo.status import TaskStatus
+from flujo.transitions.votes import may_not_decide
 
 from runs.models import AuditEvent, HumanTask, PipelineGrant, Run, Tombstone
 
@@ -79,7 +80,7 @@ def may_decide(user: User, task: HumanTask) -> str | None:
         return f"You may not decide on {task.run.pipeline}. An administrator can grant your group 'decide' on it."
     names = json.loads(task.candidates) if task.candidates else None
     if names is None or is_candidate(user, names):
-        return None
+        return may_not_decide(task.run, user.get_username()) if task.four_eyes else None
     return f"This request is for {', '.join(names).replace('group:', 'group ')}."
 
 

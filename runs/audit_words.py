@@ -50,6 +50,7 @@ RUN_EVENTS: dict[str, EventWords] = {
     EventKind.HUMAN_TASK_ESCALATED: EventWords("Request escalated", "arrow-trending-up"),
     EventKind.HUMAN_TASK_EXPIRED: EventWords("Request expired", "clock"),
     EventKind.HUMAN_TASK_CLOSED: EventWords("Request closed", "minus-circle"),
+    EventKind.VOTE_RECORDED: EventWords("Vote recorded", "check"),
     EventKind.DECISION_RECORDED: EventWords("Decision recorded", "check-badge"),
 }
 

@@ -69,6 +69,7 @@ class Run(models.Model):
     concurrency_key = models.CharField(max_length=401, blank=True)
     derived_from = models.CharField(max_length=128, blank=True)
     derived_at = models.CharField(max_length=200, blank=True)
+    started_by = models.CharField(max_length=150, blank=True)
 
     class Meta:
         ordering: ClassVar = ["-created_at", "-run_id"]
@@ -227,6 +228,8 @@ class HumanTask(RunRow):
     escalate_at = models.DateTimeField(null=True)
     escalate_to = models.TextField(blank=True)
     escalated_at = models.DateTimeField(null=True)
+    quorum = models.IntegerField(default=1)
+    four_eyes = models.BooleanField(default=False)
 
     class Meta:
         ordering: ClassVar = ["raised_at", "id"]
@@ -285,6 +288,29 @@ class Signal(RunRow):
 
     def __str__(self) -> str:
         return f"signal {self.name} to {self.run_id}"
+
+
+class Vote(RunRow):
+    """One person's answer to a human task with a quorum: `flujo.records.Vote`."""
+
+    run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", related_name="votes")
+    path = models.CharField(max_length=500)
+    generation = models.BigIntegerField()
+    actor = models.CharField(max_length=150)
+    data = models.TextField()
+    reason = models.TextField(blank=True)
+    channel = models.CharField(max_length=16)
+    idempotency_key = models.CharField(max_length=100, blank=True)
+    voted_at = models.DateTimeField()
+
+    class Meta:
+        ordering: ClassVar = ["voted_at", "actor"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["run", "path", "generation", "actor"], name="flujo_vote_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.actor} on {self.path} of {self.run_id}"
 
 
 class Decision(RunRow):

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, ClassVar, TypeVar
 
+from django.conf import settings
 from django.db import DatabaseError, IntegrityError, InterfaceError, connections, transaction
 from django.utils import timezone
 from flujo import records
@@ -41,6 +42,7 @@ _MODELS: dict[type[Record], type[Any]] = {
     records.HumanTask: models.HumanTask,
     records.RunWait: models.RunWait,
     records.Signal: models.Signal,
+    records.Vote: models.Vote,
     records.Decision: models.Decision,
     AuditEvent: models.AuditEvent,
     records.Tombstone: models.Tombstone,
@@ -60,6 +62,10 @@ class DjangoBackend(StateBackend):
 
     def __init__(self, using: str = "default") -> None:
         self.using = using
+
+    @property
+    def four_eyes(self) -> bool:
+        return bool(getattr(settings, "FLUJO_FOUR_EYES", False))
 
     # Writing
 

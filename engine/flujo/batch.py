@@ -23,6 +23,7 @@ from flujo.records import (
     RunWait,
     Signal,
     Tombstone,
+    Vote,
 )
 from flujo.status import EventKind, check_move
 
@@ -50,6 +51,9 @@ class RunView(Protocol):
 
     def open_human_tasks(self) -> list[HumanTask]: ...
     def decision(self, path: str, generation: int) -> Decision | None: ...
+    def votes(self, path: str, generation: int) -> list[Vote]:
+        """What people have answered so far to a human task with a quorum, oldest first."""
+
     def open_waits(self) -> list[RunWait]:
         """The waits for timers and signals that are not over."""
 

@@ -22,6 +22,7 @@ from flujo.records import (
     RunWait,
     Signal,
     Tombstone,
+    Vote,
 )
 
 RECORDS: tuple[type[Record], ...] = (
@@ -32,6 +33,7 @@ RECORDS: tuple[type[Record], ...] = (
     HumanTask,
     RunWait,
     Signal,
+    Vote,
     Decision,
     AuditEvent,
     Tombstone,

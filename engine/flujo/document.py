@@ -24,10 +24,11 @@ from flujo.records import (
     RunWait,
     Signal,
     Tombstone,
+    Vote,
 )
 from flujo.status import TaskStatus, Wait, WaitStatus
 
-_GONE_WITH_THE_RUN = (RunInput, Checkpoint, Attempt, HumanTask, RunWait, Signal, Decision)
+_GONE_WITH_THE_RUN = (RunInput, Checkpoint, Attempt, HumanTask, RunWait, Signal, Vote, Decision)
 
 
 @dataclass(slots=True)
@@ -121,6 +122,10 @@ class RunDocument:
                 "This backend cannot count runs, as max_concurrency asks. Use one of the built-in ones."
             )
         return [head for head in self.running(concurrency_key) if head.run_id != self.run_id]
+
+    def votes(self, path: str, generation: int) -> list[Vote]:
+        votes = [vote for vote in self._table(Vote).values() if (vote.path, vote.generation) == (path, generation)]
+        return sorted(votes, key=lambda vote: (vote.voted_at, vote.actor))
 
     def waits(self) -> list[RunWait]:
         return list(self._table(RunWait).values())

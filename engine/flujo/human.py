@@ -41,6 +41,8 @@ class HumanStep(Node):
         on_reject: Pipeline | None,
         when: Callable[[Any], bool] | None,
         timetable: Timetable,
+        quorum: int,
+        four_eyes: bool | None,
     ) -> None:
         super().__init__(name, description=message_for_user if isinstance(message_for_user, str) else "")
         if isinstance(candidates, str) or (candidates is not None and not candidates):
@@ -60,6 +62,9 @@ class HumanStep(Node):
             external(input_schema).json_schema(mode="validation") if self.kind_of_answer == "form" else None
         )
         timetable.check(name, self.candidates)
+        _check_quorum(name, quorum, [*(candidates or []), *timetable.escalate_to])
+        self.quorum = quorum
+        self.four_eyes = four_eyes
         self.timetable = timetable
         self.default_answer = self._default_answer()
         self._check_routes()
@@ -137,3 +142,11 @@ class HumanStep(Node):
         except UnstorableValue as error:
             errors = [{"loc": [], "msg": error.message, "type": error.code}]
             raise InvalidAnswer(error.message, errors=errors) from error
+
+
+def _check_quorum(name: str, quorum: int, named: Sequence[str]) -> None:
+    if quorum < 1:
+        raise PipelineDefinitionError(f"Human task {name!r}: a quorum is 1 or more, not {quorum}.")
+    people = set(named)
+    if named and len(people) < quorum and not any(one.startswith("group:") for one in people):
+        raise PipelineDefinitionError(f"Human task {name!r}: {len(people)} people can never be {quorum}.")

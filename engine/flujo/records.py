@@ -51,7 +51,7 @@ class RunHead(Record):
     something to do by itself: the earliest of its timers and retries, and of the deadlines, escalations and reminders
     of its human tasks. Of the runs that wait for a worker, those of higher `priority` go first. Of the runs with one
     `concurrency_key` only so many as the pipeline says hold a lease at once. `on_change` is the run's own policy for
-    changed code. A parked run says in its error why.
+    changed code. A parked run says in its error why. `started_by` is who started, reran or forked it.
     """
 
     table = "run"
@@ -93,6 +93,7 @@ class RunHead(Record):
     concurrency_key: str = ""
     derived_from: str = ""
     derived_at: str = ""
+    started_by: str = ""
 
     @property
     def active(self) -> bool:
@@ -178,6 +179,7 @@ class HumanTask(Record):
     `at_deadline` is what happens at `due_at`, in words `if_expired`; `default_answer` the canonical JSON of the answer
     that counts then; `contained` says that a construct catches the failure. `reminders` is the JSON list of the
     reminders to come, `reminded_at` when the last came; at `escalate_at` the list `escalate_to` joins the candidates.
+    `quorum` people must give the same answer; with `four_eyes` whoever started or requested the run may not decide.
     """
 
     table = "human_task"
@@ -212,6 +214,8 @@ class HumanTask(Record):
     escalate_at: datetime | None = None
     escalate_to: str = ""
     escalated_at: datetime | None = None
+    quorum: int = 1
+    four_eyes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +276,24 @@ class Decision(Record):
     channel: str
     idempotency_key: str
     decided_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Vote(Record):
+    """One person's answer to a human task that several must answer alike; another one of theirs replaces it."""
+
+    table = "vote"
+    key = ("run_id", "path", "generation", "actor")
+
+    run_id: str
+    path: str
+    generation: int
+    actor: str
+    data: str
+    reason: str
+    channel: str
+    idempotency_key: str
+    voted_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from flujo.pipeline import Pipeline
 from flujo.records import Attempt, Checkpoint, HumanTask
 from flujo.registry import RegisteredPipeline
 from flujo.status import AttemptOutcome, Outcome, RunStatus
+from flujo.transitions.votes import leading
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,8 @@ class StepResult:
 class Pause:
     """The question a paused run waits on; `schema` is the JSON Schema of a form, `candidates` None for anyone.
 
-    After `due_at` it is too late to answer: `if_expired` says what is done then.
+    After `due_at` it is too late to answer: `if_expired` says what is done then. `votes` of the `quorum` people who
+    must give the same answer have given it.
     """
 
     path: str
@@ -52,6 +54,8 @@ class Pause:
     raised_at: datetime
     due_at: datetime | None = None
     if_expired: str = ""
+    votes: int = 0
+    quorum: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ def result_of(entry: RegisteredPipeline, document: RunDocument) -> PipelineResul
     history = [step_result(entry.pipeline, row) for row in rows]
     last = [step for step in history if is_top(step.path)]
     history += list(_unfinished(document))
-    pauses = [_pause(task) for task in document.open_human_tasks()]
+    pauses = [_pause(task, document) for task in document.open_human_tasks()]
     finished = head.status is RunStatus.COMPLETED and bool(last)
     return PipelineResult(
         run_id=head.run_id,
@@ -135,7 +139,7 @@ def _unfinished(document: RunDocument) -> Iterator[StepResult]:
         )
 
 
-def _pause(task: HumanTask) -> Pause:
+def _pause(task: HumanTask, document: RunDocument) -> Pause:
     return Pause(
         path=task.path,
         name=task.name,
@@ -148,4 +152,6 @@ def _pause(task: HumanTask) -> Pause:
         raised_at=task.raised_at,
         due_at=task.due_at,
         if_expired=task.if_expired,
+        votes=leading(document.votes(task.path, task.generation)),
+        quorum=task.quorum,
     )

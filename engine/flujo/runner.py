@@ -292,7 +292,8 @@ class Flujo:
         """Answer a paused run, given by its result or its id, and go on with it here.
 
         `human_input` is the answer, or `Reject(reason)`; `step` names the path when several questions are open. The
-        answer is committed before anything behind the gate runs; giving the same one again is harmless. Raises
+        answer is committed before anything behind the gate runs; giving the same one again is harmless. With a quorum
+        it is the vote of `actor`, and the run stays paused until enough people gave the same answer. Raises
         `InvalidAnswer` (the run stays paused), `AlreadyDecided`, `HumanTaskExpired` (it came after the deadline, which
         is then recorded), `RunNotPaused`, `RunFinished`.
         """

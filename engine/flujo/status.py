@@ -124,6 +124,7 @@ class EventKind(StrEnum):
     HUMAN_TASK_ESCALATED = "human_task.escalated"
     HUMAN_TASK_EXPIRED = "human_task.expired"
     HUMAN_TASK_CLOSED = "human_task.closed"
+    VOTE_RECORDED = "vote.recorded"
     DECISION_RECORDED = "decision.recorded"
 
 

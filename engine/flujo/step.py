@@ -74,6 +74,8 @@ class Step(Node):
         reminders: Sequence[timedelta] = (),
         escalate_after: timedelta | None = None,
         escalate_to: Sequence[str] = (),
+        quorum: int = 1,
+        four_eyes: bool | None = None,
     ) -> HumanStep:
         """A step that pauses the run until a person answers; the validated answer is its output.
 
@@ -88,6 +90,9 @@ class Step(Node):
         as a rejection, `Approve(answer)` is the answer, and steps run instead of all that follows; a run that ends by
         it has the outcome `expired`. With "wait" the request is overdue and stays open. `reminders` are the times
         after which it is repeated; after `escalate_after` the candidates in `escalate_to` may answer too.
+
+        With a `quorum` so many different people must give the same answer; one rejection ends it. Under `four_eyes`
+        whoever started or requested the run may not decide; None leaves that to the store, whose default is no.
         """
         from flujo.pipeline import Pipeline
 
@@ -105,6 +110,8 @@ class Step(Node):
                 escalate_after=escalate_after,
                 escalate_to=tuple(escalate_to),
             ),
+            quorum=quorum,
+            four_eyes=four_eyes,
         )
 
     @staticmethod

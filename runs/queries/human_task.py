@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flujo.status import EventKind, TaskStatus
 
 from runs import access, display
-from runs.models import AuditEvent, Decision, HumanTask, Run
+from runs.models import AuditEvent, Decision, HumanTask, Run, Vote
 
 if TYPE_CHECKING:
     from runs.access import User
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 HISTORY_WORDS: dict[str, str] = {
     EventKind.HUMAN_TASK_RAISED: "The run paused and asked",
     EventKind.DECISION_RECORDED: "Decided",
+    EventKind.VOTE_RECORDED: "Voted",
     EventKind.HUMAN_TASK_REMINDED: "Reminded",
     EventKind.HUMAN_TASK_ESCALATED: "Escalated",
     EventKind.HUMAN_TASK_EXPIRED: "Expired: nobody answered in time",
@@ -36,6 +37,17 @@ class Answer:
     reason: str
     channel: str
     decided_at: datetime
+    data: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """One person's vote on the request; `data` is the answer they gave."""
+
+    actor: str
+    reason: str
+    voted_at: datetime
+    mine: bool
     data: Any
 
 
@@ -69,10 +81,22 @@ class RequestPage:
     values_visible: bool
     answers: list[Answer]
     history: list[Happening]
+    votes: list[Ballot]
 
     @property
     def open(self) -> bool:
         return self.task.status == TaskStatus.OPEN
+
+    @property
+    def votes_words(self) -> str:
+        """`1 of 2`: how many people agree so far, and how many must."""
+        given = [vote.data for vote in self.votes]
+        return f"{max((given.count(each) for each in given), default=0)} of {self.task.quorum}"
+
+    @property
+    def my_vote(self) -> Ballot | None:
+        """What the person who looks has voted."""
+        return next((vote for vote in self.votes if vote.mine), None)
 
     @property
     def word(self) -> str:
@@ -120,6 +144,7 @@ def request_page(user: User, task: HumanTask) -> RequestPage:
         values_visible=_sees_values(user, task),
         answers=[_answer(task, decision) for decision in Decision.objects.filter(run=task.run_id)],
         history=_history(task),
+        votes=_votes(user, task),
     )
 
 
@@ -138,6 +163,14 @@ def _answer(task: HumanTask, decision: Decision) -> Answer:
         decided_at=decision.decided_at,
         data=json.loads(decision.data) if decision.data else None,
     )
+
+
+def _votes(user: User, task: HumanTask) -> list[Ballot]:
+    if task.quorum == 1:
+        return []
+    votes = Vote.objects.filter(run=task.run_id, path=task.path, generation=task.generation)
+    name = user.get_username()
+    return [Ballot(v.actor, v.reason, v.voted_at, v.actor == name, json.loads(v.data)) for v in votes]
 
 
 def _history(task: HumanTask) -> list[Happening]:

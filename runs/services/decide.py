@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from django.contrib.auth import get_user_model
 from django.db import transaction
 from django.utils import timezone
 from flujo import transitions
@@ -21,7 +22,7 @@ from flujo.errors import (
     StaleDecision,
 )
 from flujo.human import HumanStep, Reject
-from flujo.records import Decision
+from flujo.records import Decision, Vote
 from flujo.status import DecisionOutcome, TaskStatus
 
 from runs import access, changed_code, dispatch
@@ -47,8 +48,8 @@ def decide(
     reason: str,
     key: str,
     origin: Origin,
-) -> Decision:
-    """Record `actor`'s decision on a human task and wake its run.
+) -> Decision | Vote:
+    """Record `actor`'s decision on a human task and wake its run; where several must decide, first their votes.
 
     `data` is the JSON-ready answer, which a rejection does not need; `digest` and `generation` are those of the page
     that was shown; the same `key` with the same answer gives the first result again. Raises `HumanTaskNotFound`,
@@ -71,7 +72,9 @@ def decide(
                 channel=origin.channel,
                 key=key,
             )
-            decided = transitions.decide(answer, now=timezone.now(), claim=None, facts=origin.facts())
+            decided = transitions.decide(
+                answer, now=timezone.now(), claim=None, facts=origin.facts(), counts=lambda voter: _counts(voter, task)
+            )
             batch = DjangoBackend().transact_now(task.run_id, decided)
             if batch.writes:
                 dispatch.hint_on_commit(task.run_id)
@@ -87,9 +90,15 @@ def decide(
         raise
 
 
-def _decision(batch: Batch) -> Decision:
+def _counts(voter: str, task: HumanTask) -> bool:
+    """Whether an earlier vote still counts: its voter is active and may decide, now that the last vote is cast."""
+    user = get_user_model().objects.filter(username=voter, is_active=True).first()
+    return user is not None and access.may_decide(user, task) is None
+
+
+def _decision(batch: Batch) -> Decision | Vote:
     """What was recorded. Raises `HumanTaskExpired` when that is the deadline: the answer came too late."""
-    result: Decision | HumanTaskExpired = batch.result
+    result: Decision | Vote | HumanTaskExpired = batch.result
     if isinstance(result, HumanTaskExpired):
         raise result
     return result

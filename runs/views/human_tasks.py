@@ -13,6 +13,7 @@ from django.utils.safestring import SafeString
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_safe
 from flujo.errors import FlujoError, HumanTaskNotFound
+from flujo.records import Vote
 from flujo.status import DecisionOutcome
 
 from runs import access
@@ -72,7 +73,10 @@ def decide(request: HttpRequest, task_id: int) -> HttpResponse:
         raise Http404(error.message) from error
     except FlujoError as error:
         return _refused(request, task_id, error)
-    messages.success(request, _done(request, page, DecisionOutcome(decision.outcome)))
+    if isinstance(decision, Vote):
+        messages.success(request, _voted(_page(request, task_id)))
+    else:
+        messages.success(request, _done(request, page, DecisionOutcome(decision.outcome)))
     return _after(request, page.task)
 
 
@@ -101,6 +105,13 @@ def _after(request: HttpRequest, task: HumanTask) -> HttpResponse:
     if getattr(request, "htmx", False):
         return HttpResponse(headers={"HX-Redirect": address})
     return HttpResponseRedirect(address, status=303)
+
+
+def _voted(page: RequestPage) -> str:
+    return (
+        f"Your vote is recorded: {page.votes_words}. The run goes on when {page.task.quorum} people gave the same "
+        "answer. Until then you may change yours."
+    )
 
 
 def _done(request: HttpRequest, page: RequestPage, outcome: DecisionOutcome) -> SafeString:

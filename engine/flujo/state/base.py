@@ -42,6 +42,11 @@ class StateBackend(ABC):
     shared_by_processes: ClassVar[bool] = False
     transactional_steps: ClassVar[bool] = False
 
+    @property
+    def four_eyes(self) -> bool:
+        """Whether human tasks that do not say so themselves are under four eyes in this store."""
+        return False
+
     @abstractmethod
     async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
         """Store a run's state, replacing the earlier one. Return only when it is as durable as you promise."""

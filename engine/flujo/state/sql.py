@@ -25,12 +25,14 @@ from flujo.records import (
     RunWait,
     Signal,
     Tombstone,
+    Vote,
 )
 from flujo.status import TERMINAL, RunStatus, TaskStatus, WaitStatus
 
 R = TypeVar("R", bound=Record)
 Statement = tuple[str, list[Any]]
 _GONE_WITH_THE_RUN: tuple[type[Record], ...] = (
+    Vote,
     Decision,
     HumanTask,
     RunWait,
@@ -164,6 +166,10 @@ class SqlView:
             self._cursor.execute(self._dialect.take_turns, [concurrency_key])
         running = f"run_id <> {{0}} AND concurrency_key = {{1}} AND status = '{RunStatus.RUNNING.value}'"
         return self._rows(RunHead, running, concurrency_key)
+
+    def votes(self, path: str, generation: int) -> list[Vote]:
+        where = "run_id = {0} AND path = {1} AND generation = {2} ORDER BY voted_at, actor"
+        return self._rows(Vote, where, path, generation)
 
     def open_waits(self) -> list[RunWait]:
         return self._rows(RunWait, "run_id = {0} AND status = {1} ORDER BY began_at", WaitStatus.OPEN)

@@ -50,6 +50,10 @@ class FaultyBackend(StateBackend):
         flags = ("lists_runs", "shared_by_processes", "transactional_steps")
         vars(self).update({flag: getattr(inner, flag) for flag in flags})  # a class's constants, here the wrapped one's
 
+    @property
+    def four_eyes(self) -> bool:
+        return self.inner.four_eyes
+
     async def transact(self, run_id: str, transition: Transition, *, known: RunHead | None = None) -> Batch:
         mine: list[int] = []
         return self._told(await self.inner.transact(run_id, self._watched(run_id, transition, mine), known=known), mine)

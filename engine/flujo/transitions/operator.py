@@ -25,11 +25,12 @@ from flujo.errors import (
 )
 from flujo.lease import is_held
 from flujo.paths import is_top
-from flujo.records import Decision, HumanTask, RunHead, Signal, Tombstone
+from flujo.records import Decision, HumanTask, RunHead, Signal, Tombstone, Vote
 from flujo.status import DecisionOutcome, EventKind, Outcome, RunStatus, TaskStatus, Wait
 from flujo.transitions.alarms import expired, sound
 from flujo.transitions.gates import pass_gate, wake
 from flujo.transitions.rules import ClaimTerms, end, lose_attempts, take_or_queue
+from flujo.transitions.votes import Counts, cast, check_four_eyes, everyone, repeated
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +52,23 @@ class Answer:
     key: str
 
 
-def decide(answer: Answer, *, now: datetime, claim: ClaimTerms | None, facts: dict[str, Any]) -> Transition:
+def decide(
+    answer: Answer,
+    *,
+    now: datetime,
+    claim: ClaimTerms | None,
+    facts: dict[str, Any],
+    counts: Counts = everyone,
+) -> Transition:
     """Record the decision and let the run go on: `queued`, or with `claim` taken by this worker.
+
+    A yes to a request with a quorum is a vote: the result is the `Vote` until enough people whose vote `counts` have
+    given the same answer, and the last vote makes the decision. A rejection ends it at once.
 
     `now` decides whether the answer is in time. One that comes after the deadline, but before anybody recorded that it
     passed, records just that; the result is then the `HumanTaskExpired` that the caller raises. Raises
-    `HumanTaskNotFound`, `AlreadyDecided` (with who and when), `HumanTaskClosed`, `HumanTaskExpired`, `StaleDecision`.
+    `HumanTaskNotFound`, `AlreadyDecided` (with who and when), `HumanTaskClosed`, `HumanTaskExpired`, `StaleDecision`,
+    `NotAllowed` under four eyes, `InvalidInput` for a vote of nobody.
     """
 
     def transition(view: RunView) -> Batch:
@@ -66,14 +78,22 @@ def decide(answer: Answer, *, now: datetime, claim: ClaimTerms | None, facts: di
             raise HumanTaskNotFound(f"Run {head.run_id} asks nothing at {answer.path!r}.")
         earlier = view.decision(answer.path, answer.generation)
         if earlier is not None:
-            return unchanged(view, result=_same_or_refuse(earlier, answer))
+            repeated = _repeated(view, task, answer) if earlier.actor != answer.actor else None
+            return unchanged(view, result=repeated or _same_or_refuse(earlier, answer))
         _check_open(task, answer)
         if is_late(task, now):
             late = Draft(view, now)  # the deadline is nobody's act
             over = sound(late, [task])[0]
             return late.batch(result=expired(over.closed_reason, over.closed_at))
         draft = Draft(view, now, actor=answer.actor)
-        decision = _record(draft, task, answer, facts)
+        check_four_eyes(draft, task, answer.actor)
+        agreed: list[str] | None = []
+        if task.quorum > 1 and answer.outcome is DecisionOutcome.APPROVED:
+            vote = _vote(task, answer, now)
+            agreed = cast(draft, task, vote, counts, facts)
+            if agreed is None:
+                return draft.batch(result=_repeated(view, task, answer) or vote)
+        decision = _record(draft, task, answer, facts | ({"votes": agreed} if agreed else {}))
         if answer.outcome is DecisionOutcome.APPROVED:
             pass_gate(draft, task, answer.data)
         elif task.routes_rejection:
@@ -85,6 +105,27 @@ def decide(answer: Answer, *, now: datetime, claim: ClaimTerms | None, facts: di
         return draft.batch(result=decision)
 
     return transition
+
+
+def _vote(task: HumanTask, answer: Answer, now: datetime) -> Vote:
+    return Vote(
+        run_id=task.run_id,
+        path=task.path,
+        generation=task.generation,
+        actor=answer.actor,
+        data=answer.data,
+        reason=answer.reason,
+        channel=answer.channel,
+        idempotency_key=answer.key,
+        voted_at=now,
+    )
+
+
+def _repeated(view: RunView, task: HumanTask, answer: Answer) -> Vote | None:
+    """The vote that this answer gives again."""
+    if task.quorum == 1 or answer.outcome is not DecisionOutcome.APPROVED or task.generation != answer.generation:
+        return None
+    return repeated(view.votes(task.path, task.generation), _vote(task, answer, task.raised_at))
 
 
 def _same_or_refuse(earlier: Decision, answer: Answer) -> Decision:

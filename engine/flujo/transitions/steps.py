@@ -98,6 +98,8 @@ class Question:
     reminders: str = ""
     escalate_at: datetime | None = None
     escalate_to: str = ""
+    quorum: int = 1
+    four_eyes: bool = False
 
 
 def complete_step(done: StepDone, then: Position, *, fence: int, lease: timedelta, now: datetime) -> Transition:

@@ -75,7 +75,7 @@ def start(
         if view.head is not None:
             _check_same(view.head, new)
             return unchanged(view, result=False)
-        draft = Draft(view, now, actor=actor, head=_first_head(view, new, now))
+        draft = Draft(view, now, actor=actor, head=_first_head(view, new, now, actor))
         draft.insert(RunInput(new.run_id, new.input, new.context, new.shape))
         draft.event(
             EventKind.RUN_STARTED,
@@ -108,7 +108,7 @@ def _rerun(lineage: Lineage | None) -> dict[str, Any]:
     return {"rerun_of": lineage.run_id, "reason": lineage.reason}
 
 
-def _first_head(view: RunView, new: NewRun, now: datetime) -> RunHead:
+def _first_head(view: RunView, new: NewRun, now: datetime, actor: str) -> RunHead:
     """A reused id goes on from the numbers of its tombstone, so that old workers and old forms stay refused."""
     last, lineage = view.tombstone, new.lineage
     return RunHead(
@@ -138,6 +138,7 @@ def _first_head(view: RunView, new: NewRun, now: datetime) -> RunHead:
         concurrency_key=new.concurrency_key,
         derived_from=lineage.run_id if lineage else "",
         derived_at=lineage.step if lineage else "",
+        started_by=actor,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from flujo import canonical, transitions
 from flujo.attempts import Failure, described
@@ -38,7 +39,8 @@ async def human_task(walk: Walk, spot: Spot) -> None:
     now, alone = walk.hold.now(), not spot.scope.concurrent
     message = await walk.ask(spot, gate.message_about, given)
     due_at = await walk.ask(spot, gate.timetable.due_at, given, now)
-    question = _question(spot, gate, message, due_at=due_at, now=now)
+    four_eyes = walk.hold.backend.four_eyes if gate.four_eyes is None else gate.four_eyes
+    question = _question(spot, gate, message, now=now, due_at=due_at, four_eyes=four_eyes)
     await walk.hold.commit(transitions.raise_human_task(question, alone=alone, fence=walk.hold.fence, now=now))
     raise Suspended
 
@@ -52,7 +54,7 @@ async def _turn(walk: Walk, spot: Spot, steps: Pipeline | None) -> None:
     await walk.join(replace(spot, following=None), output, scope.fields)
 
 
-def _question(spot: Spot, gate: HumanStep, message: str, *, due_at: datetime | None, now: datetime) -> Question:
+def _question(spot: Spot, gate: HumanStep, message: str, *, now: datetime, **rules: Any) -> Question:
     approved, rejected = _effects(spot, gate)
     return Question(
         path=spot.path,
@@ -69,11 +71,12 @@ def _question(spot: Spot, gate: HumanStep, message: str, *, due_at: datetime | N
         if_rejected=rejected[:300],
         next_step=spot.following.name if spot.following else "",
         routes_rejection=gate.on_reject is not None,
-        due_at=due_at,
         at_deadline=gate.timetable.at_deadline,
         if_expired=_at_deadline(spot, gate, approved, rejected)[:300],
         default_answer=gate.default_answer,
         contained=spot.scope.contained,
+        quorum=gate.quorum,
+        **rules,
         **gate.timetable.nudges(now),
     )
 
