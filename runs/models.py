@@ -5,8 +5,6 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import ClassVar
 
-from django.conf import settings
-from django.contrib.auth.models import Group
 from django.db import models
 from django.urls import reverse
 from flujo.status import (
@@ -23,7 +21,25 @@ from flujo.status import (
     WaitStatus,
 )
 
-from runs.recurrence import Recurrence
+from runs.site_models import PipelineGrant, Schedule, SiteEvent, Upload
+
+__all__ = [
+    "Attempt",
+    "AuditEvent",
+    "Checkpoint",
+    "Decision",
+    "HumanTask",
+    "PipelineGrant",
+    "Run",
+    "RunInput",
+    "RunWait",
+    "Schedule",
+    "Signal",
+    "SiteEvent",
+    "Tombstone",
+    "Upload",
+    "Vote",
+]
 
 
 def _choices(words: type[StrEnum]) -> list[tuple[str, str]]:
@@ -381,130 +397,3 @@ class Tombstone(models.Model):
 
     def __str__(self) -> str:
         return f"deleted run {self.run_id}"
-
-
-class SiteEvent(models.Model):
-    """An append-only fact that belongs to no run's history: refusals, sign-ins, exports. Chained site-wide."""
-
-    KINDS: ClassVar = [
-        (kind, kind)
-        for kind in (
-            "decision.refused",
-            "action.refused",
-            "user.signed_in",
-            "user.signed_out",
-            "user.sign_in_failed",
-            "audit.exported",
-            "permission.changed",
-            "schedule.changed",
-            "schedule.failed",
-        )
-    ]
-
-    seq = models.BigIntegerField(unique=True)
-    kind = models.CharField(max_length=32, choices=KINDS)
-    at = models.DateTimeField()
-    actor = models.CharField(max_length=150, blank=True)
-    run_id = models.CharField(max_length=128, blank=True)
-    body = models.TextField()
-    prev_hash = models.CharField(max_length=64)
-    hash = models.CharField(max_length=64)
-
-    class Meta:
-        ordering: ClassVar = ["-seq"]
-        permissions: ClassVar = [("audit", "May read the audit of the whole site")]
-
-    def __str__(self) -> str:
-        return f"#{self.seq} {self.kind}"
-
-
-class PipelineGrant(models.Model):
-    """What the members of a group may do with a pipeline; the pipeline `*` means all of them."""
-
-    VERBS: ClassVar = [
-        "view",
-        "view_context",
-        "start",
-        "decide",
-        "cancel",
-        "retry",
-        "fork",
-        "signal",
-        "schedule",
-        "delete",
-        "export",
-    ]
-
-    group = models.ForeignKey(Group, on_delete=models.CASCADE, related_name="pipeline_grants")
-    pipeline = models.CharField(max_length=200)
-    verb = models.CharField(max_length=16, choices=[(verb, verb) for verb in VERBS])
-
-    class Meta:
-        constraints: ClassVar = [models.UniqueConstraint(fields=["group", "pipeline", "verb"], name="flujo_grant_once")]
-
-    def __str__(self) -> str:
-        return f"{self.group}: {self.verb} {self.pipeline}"
-
-
-class Schedule(models.Model):
-    """When runs of a pipeline start by themselves: at the times of `cron` in `zone`, or `every` so often."""
-
-    pipeline = models.CharField(max_length=200)
-    name = models.CharField(max_length=100)
-    cron = models.CharField(max_length=200, blank=True)
-    zone = models.CharField(max_length=64, blank=True)
-    every = models.DurationField(null=True)
-    anchor = models.DateTimeField()
-    input = models.TextField()
-    enabled = models.BooleanField(default=True)
-    skips_while_active = models.BooleanField(default=True)
-    owner = models.CharField(max_length=150)
-    created_at = models.DateTimeField()
-    updated_at = models.DateTimeField()
-    next_at = models.DateTimeField()
-    last_at = models.DateTimeField(null=True)
-    last_run_id = models.CharField(max_length=128, blank=True)
-    skipped_at = models.DateTimeField(null=True)
-    problem = models.TextField(blank=True)
-
-    class Meta:
-        ordering: ClassVar = ["name"]
-        constraints: ClassVar = [
-            models.UniqueConstraint(fields=["pipeline", "name"], name="flujo_schedule_name"),
-            models.CheckConstraint(
-                name="flujo_schedule_cron_or_interval",
-                condition=models.Q(cron="", every__isnull=False) | (~models.Q(cron="") & models.Q(every__isnull=True)),
-            ),
-        ]
-        indexes: ClassVar = [
-            models.Index(fields=["next_at"], name="flujo_schedule_due", condition=models.Q(enabled=True))
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.name} of {self.pipeline}"
-
-    def get_absolute_url(self) -> str:
-        return reverse("runs:schedule", args=[self.pipeline, self.pk])
-
-    @property
-    def recurrence(self) -> Recurrence:
-        """The instants at which it is due."""
-        return Recurrence(self.cron, self.zone, self.every, self.anchor)
-
-    @property
-    def when(self) -> str:
-        """Its instants in a few words."""
-        return f"{self.cron} ({self.zone})" if self.every is None else f"every {self.every}"
-
-
-class Upload(models.Model):
-    """A file given with a start form; the checkpoint holds the reference, the data folder the bytes."""
-
-    digest = models.CharField(max_length=64)
-    name = models.CharField(max_length=255)
-    size = models.BigIntegerField()
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
-    created_at = models.DateTimeField()
-
-    def __str__(self) -> str:
-        return self.name
