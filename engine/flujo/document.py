@@ -26,7 +26,7 @@ from flujo.records import (
     Tombstone,
     Vote,
 )
-from flujo.status import TaskStatus, Wait, WaitStatus
+from flujo.status import RunStatus, TaskStatus, Wait, WaitStatus
 
 _GONE_WITH_THE_RUN = (RunInput, Checkpoint, Attempt, HumanTask, RunWait, Signal, Vote, Decision)
 
@@ -178,6 +178,17 @@ class RunDocument:
         for rows in (batch.inserts, batch.updates):
             for row in rows:
                 self._table(type(row))[row.key_values()] = row
+
+    def followed_by(self, batch: Batch) -> RunDocument | None:
+        """The run after a batch decided on this very document; None when another write may have come between.
+
+        Every write moves the head, except that of a worker that begins an attempt: hence None where one was at work.
+        """
+        before = batch.before
+        if before is None or before != self.head or before.status is RunStatus.RUNNING:
+            return None
+        self.follow(batch)
+        return self
 
     def copy(self) -> RunDocument:
         """A document that can be written without changing this one; the rows themselves never change."""

@@ -7,7 +7,7 @@ import os
 import socket
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
@@ -34,23 +34,29 @@ class Holder:
     nonce: str
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
+        return _json_of(self)
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
 
 
-_NONCE = {"pid": 0, "value": ""}
+_ITSELF: dict[int, Holder] = {}
 
 
 def this_process() -> Holder:
     """The holder that this process is."""
     pid = os.getpid()
-    if _NONCE["pid"] != pid:  # a fork is a process of its own
-        _NONCE.update(pid=pid, value=uuid4().hex)
-    stat = _stat_of(pid)
-    started = stat.started if stat is not None else ""
-    return Holder(socket.gethostname(), _boot(), _namespace(), pid, started, str(_NONCE["value"]))
+    if pid not in _ITSELF:  # a fork is a process of its own
+        _ITSELF.clear()
+        stat = _stat_of(pid)
+        started = stat.started if stat is not None else ""
+        _ITSELF[pid] = Holder(socket.gethostname(), _boot(), _namespace(), pid, started, uuid4().hex)
+    return _ITSELF[pid]
+
+
+@lru_cache(maxsize=4)
+def _json_of(holder: Holder) -> str:
+    return json.dumps(asdict(holder), sort_keys=True)
 
 
 def parse_holder(text: str | None) -> Holder | None:

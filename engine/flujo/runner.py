@@ -128,7 +128,8 @@ class Flujo:
         beginning = transitions.start(new, now=self.clock.now(), claim=self._terms(entry), actor=actor, facts={})
         started = await self.backend.transact(new.run_id, beginning)
         if started.result:
-            return await self._take_up(entry, started.kept, progress)
+            document = RunDocument.of(new.run_id, [started.kept, *started.inserts])
+            return await self._take_up(entry, document, progress)
         if started.kept.active and not self.registry.has(started.kept):
             document = await self._load(new.run_id)
             entry = await self._own_code(document)
@@ -210,8 +211,8 @@ class Flujo:
             return result_of(self._entry_of(document), await self._load(run_id))
         entry = await self._own_code(document)
         terms = self._terms(entry, patient=False)
-        await self.backend.transact(run_id, transitions.claim(terms, now=self.clock.now()))
-        return await self._execute(entry, run_id, silent, drain, patient=False)
+        claimed = await self.backend.transact(run_id, transitions.claim(terms, now=self.clock.now()))
+        return await self._execute(entry, run_id, silent, drain, patient=False, document=document.followed_by(claimed))
 
     async def _rang(self, document: RunDocument) -> bool:
         """Record what is due at the run's human tasks; whether the run waits on, or has ended, because of that."""
@@ -233,11 +234,12 @@ class Flujo:
             return result_of(entry, await self._load(head.run_id))
         return await self._execute(entry, head.run_id, progress)
 
-    async def _take_up(self, entry: RegisteredPipeline, head: RunHead, progress: Progress) -> PipelineResult:
+    async def _take_up(self, entry: RegisteredPipeline, document: RunDocument, progress: Progress) -> PipelineResult:
         """Work on a run that was just taken, or that is queued because too many of its key were running."""
-        if head.status is RunStatus.QUEUED:
-            await self._claim(entry, head.run_id)
-        return await self._execute(entry, head.run_id, progress)
+        if document.head is not None and document.head.status is RunStatus.QUEUED:
+            await self._claim(entry, document.run_id)
+            return await self._execute(entry, document.run_id, progress)
+        return await self._execute(entry, document.run_id, progress, document=document)
 
     async def _claim(self, entry: RegisteredPipeline, run_id: str) -> None:
         """Take the lease; while too many runs of its key are running, wait for a place."""
@@ -259,12 +261,13 @@ class Flujo:
         drain: asyncio.Event | None = None,
         *,
         patient: bool = True,
+        document: RunDocument | None = None,
     ) -> PipelineResult:
-        document = await self._load(run_id)
+        """Work on a run that was taken; `document` is that run, where it is known without a look."""
         hold = Hold(
             entry=entry,
             backend=self.backend,
-            document=document,
+            document=document or await self._load(run_id),
             clock=self.clock,
             lease=self.lease,
             progress=progress,
@@ -316,7 +319,7 @@ class Flujo:
         if decided.writes and decided.kept.status is RunStatus.RUNNING and decided.before != decided.kept:
             if decided.before is not None and decided.before.fence == decided.kept.fence:
                 return result_of(entry, await self._load(run_id))  # a worker that runs a sibling branch goes on with it
-            return await self._execute(entry, run_id, silent)
+            return await self._execute(entry, run_id, silent, document=document.followed_by(decided))
         return await self._settled(entry, decided.kept)
 
     async def _settled(self, entry: RegisteredPipeline, head: RunHead) -> PipelineResult:
@@ -340,7 +343,8 @@ class Flujo:
         The same `message_id` counts once; it is a text of at most 200 characters. Raises `InvalidInput` when it is not,
         or when `data` does not fit the step's schema, and `RunFinished`.
         """
-        entry = await self._own_code(await self._load(run_id))
+        document = await self._load(run_id)
+        entry = await self._own_code(document)
         received = transitions.receive(
             name,
             entry.signal_step(name).validate(data),
@@ -352,7 +356,7 @@ class Flujo:
         )
         batch = await self.backend.transact(run_id, received)
         if batch.before is not None and batch.before.fence != batch.kept.fence:
-            return await self._execute(entry, run_id, silent)
+            return await self._execute(entry, run_id, silent, document=document.followed_by(batch))
         if batch.before is not None and batch.before.status is RunStatus.PAUSED:
             return await self._settled(entry, batch.kept)
         return result_of(entry, await self._load(run_id))
@@ -365,11 +369,12 @@ class Flujo:
 
     async def retry_async(self, run_id: str, *, actor: str = "", reason: str = "") -> PipelineResult:
         """Try the failed step of a failed run again, here. Raises `IllegalTransition` when the run has not failed."""
-        entry = await self._own_code(await self._load(run_id))
+        document = await self._load(run_id)
+        entry = await self._own_code(document)
         terms = self._terms(entry)
         again = transitions.retry(actor=actor, reason=reason, now=self.clock.now(), claim=terms, facts={})
         retried = await self.backend.transact(run_id, again)
-        return await self._take_up(entry, retried.kept, silent)
+        return await self._take_up(entry, document.followed_by(retried) or await self._load(run_id), silent)
 
     def cancel(self, run_id: str, **options: Any) -> PipelineResult:
         """Cancel a run; the options are those of `cancel_async`."""
