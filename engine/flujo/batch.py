@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from flujo import canonical
@@ -175,12 +176,10 @@ class Link(NamedTuple):
 
 def next_event(head: Link, kind: EventKind, at: datetime, *, actor: str, path: str, data: dict[str, Any]) -> AuditEvent:
     """The event that follows a chain's end. Its body is the canonical JSON of its fields, put together by hand."""
-    seq, text = head.seq + 1, canonical.dump
-    where = "audit event"
+    seq, text = head.seq + 1, partial(canonical.dump, where="audit event")
     body = (
-        f'{{"actor":{text(actor, where=where)},"at":"{isoformat(at)}","data":{text(data, where=where)},'
-        f'"fence":{head.fence},"kind":"{kind.value}","path":{text(path, where=where)},'
-        f'"run_id":{text(head.run_id, where=where)},"seq":{seq}}}'
+        f'{{"actor":{text(actor)},"at":"{isoformat(at)}","data":{text(data)},"fence":{head.fence},'
+        f'"kind":"{kind.value}","path":{text(path)},"run_id":{text(head.run_id)},"seq":{seq}}}'
     )
     return AuditEvent(head.run_id, seq, kind, at, actor, path, head.fence, body, head.chain, chained(head.chain, body))
 

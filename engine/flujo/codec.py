@@ -8,6 +8,7 @@ import typing
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from flujo.records import (
@@ -71,6 +72,7 @@ def from_plain(record: type[R], plain: dict[str, Any]) -> R:
     return record(**values)
 
 
+@lru_cache(maxsize=256)  # a step writes each of its times into several columns
 def isoformat(moment: datetime) -> str:
     """A time as text that sorts as the time does."""
     utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from operator import attrgetter
+from itertools import compress
+from operator import attrgetter, is_not
 from typing import Any, Protocol, TypeVar
 
 from flujo.batch import Batch, Transition
@@ -296,8 +297,9 @@ def _move_head(cursor: Cursor, dialect: Dialect, before: RunHead, after: RunHead
 def head_statement(dialect: Dialect, before: RunHead, after: RunHead) -> Statement:
     """What changes the head, one row, if it is still the one it was, and else none. It is the fence of every write."""
     of = _SHAPES[RunHead]
-    pairs = zip(of.names, of.values(before), of.values(after), strict=True)
-    moved = {name: new for name, old, new in pairs if new is not old and new != old}
+    old, new = of.values(before), of.values(after)
+    others = compress(zip(of.names, old, new, strict=True), map(is_not, old, new))
+    moved = {name: value for name, earlier, value in others if value != earlier}
     moved = moved or {"seq": after.seq}  # rows that leave the head as it is are fenced by it all the same
     sql = dialect.update(RunHead, tuple(moved), ("run_id", "seq", "fence", "status"))
     values = [*map(dialect.to_db, moved.values()), before.run_id, before.seq, before.fence, before.status.value]

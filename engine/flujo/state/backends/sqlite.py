@@ -32,6 +32,7 @@ T = TypeVar("T")
 BUSY_SECONDS = 20.0
 MAX_SHARED = 200
 MAX_IDLE = 4
+LOG_PAGES = 4_000  # 16 MB: each step writes the same few pages again, which go to the file once for all of them
 _RETRY_SECONDS = 0.005
 _OF_THE_PARENT: list[list[sqlite3.Connection]] = []  # kept, since closing them would let go of the parent's locks
 
@@ -205,6 +206,7 @@ class SQLiteBackend(StateBackend):
             self._use_log(connection)
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             connection.execute("PRAGMA trusted_schema = OFF")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         except BaseException:
             connection.close()
             raise

@@ -75,4 +75,6 @@ def _table(record: type[Record]) -> str:
     of = kinds(record)
     typed = [f"{name} {_SQL_TYPES.get(of[name], 'TEXT')}" for name in columns(record)]
     key = ", ".join(record.key)
-    return f"CREATE TABLE IF NOT EXISTS {TABLES[record]} ({', '.join(typed)}, PRIMARY KEY ({key})) STRICT"
+    return (
+        f"CREATE TABLE IF NOT EXISTS {TABLES[record]} ({', '.join(typed)}, PRIMARY KEY ({key})) STRICT, WITHOUT ROWID"
+    )
