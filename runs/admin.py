@@ -24,12 +24,14 @@ from runs.models import (
     Checkpoint,
     Decision,
     HumanTask,
+    LogChunk,
     PipelineGrant,
     Run,
     RunInput,
     RunWait,
     Signal,
     SiteEvent,
+    StepReport,
     Tombstone,
     Upload,
 )
@@ -142,6 +144,20 @@ class AttemptAdmin(ReadOnlyAdmin):
     list_filter = ("outcome",)
     search_fields = ("run__run_id", "path", "error_type")
     payloads = ("error_message", "traceback")
+
+
+@admin.register(StepReport)
+class StepReportAdmin(ReadOnlyAdmin):
+    list_display = ("run_id", "path", "attempt", "done", "total", "log_lines", "reported_at")
+    search_fields = ("run__run_id", "path")
+    payloads = ("note",)
+
+
+@admin.register(LogChunk)
+class LogChunkAdmin(ReadOnlyAdmin):
+    list_display = ("run_id", "path", "attempt", "number", "written_at")
+    search_fields = ("run__run_id", "path")
+    payloads = ("lines",)
 
 
 @admin.register(HumanTask)

@@ -29,6 +29,7 @@ __all__ = [
     "Checkpoint",
     "Decision",
     "HumanTask",
+    "LogChunk",
     "PipelineGrant",
     "Run",
     "RunInput",
@@ -36,6 +37,7 @@ __all__ = [
     "Schedule",
     "Signal",
     "SiteEvent",
+    "StepReport",
     "Tombstone",
     "Upload",
     "Vote",
@@ -208,6 +210,51 @@ class Attempt(RunRow):
 
     def __str__(self) -> str:
         return f"{self.run_id} {self.path} attempt {self.number}"
+
+
+class StepReport(RunRow):
+    """What an attempt last said of itself: `flujo.records.StepReport`."""
+
+    run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", related_name="step_reports")
+    path = models.CharField(max_length=500)
+    attempt = models.IntegerField()
+    number = models.IntegerField()
+    reported_at = models.DateTimeField(db_index=True)
+    done = models.FloatField(null=True)
+    total = models.FloatField(null=True)
+    note = models.CharField(max_length=500, blank=True)
+    log_chunks = models.IntegerField(default=0)
+    log_lines = models.IntegerField(default=0)
+    log_dropped = models.IntegerField(default=0)
+
+    class Meta:
+        ordering: ClassVar = ["reported_at", "id"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["run", "path", "attempt"], name="flujo_step_report_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.run_id} {self.path} attempt {self.attempt}: report {self.number}"
+
+
+class LogChunk(RunRow):
+    """Log lines of an attempt that were written together: `flujo.records.LogChunk`."""
+
+    run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", related_name="log_chunks")
+    path = models.CharField(max_length=500)
+    attempt = models.IntegerField()
+    number = models.IntegerField()
+    lines = models.TextField()
+    written_at = models.DateTimeField()
+
+    class Meta:
+        ordering: ClassVar = ["attempt", "number"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["run", "path", "attempt", "number"], name="flujo_log_chunk_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.run_id} {self.path} attempt {self.attempt}: lines {self.number}"
 
 
 class HumanTask(RunRow):

@@ -19,7 +19,7 @@ from flujo import records
 from flujo.batch import Batch, RunView, Transition
 from flujo.document import RunDocument
 from flujo.errors import BackendBusy, BackendError, Fenced, OutcomeUnknown
-from flujo.records import AuditEvent, Record, RunHead
+from flujo.records import AuditEvent, LogChunk, Record, RunHead, StepReport
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
 from flujo.state.ready import ready_runs
 from flujo.state.sql import Dialect, SqlView, fetch, replace, transact
@@ -39,6 +39,8 @@ _MODELS: dict[type[Record], type[Any]] = {
     records.RunInput: models.RunInput,
     records.Checkpoint: models.Checkpoint,
     records.Attempt: models.Attempt,
+    StepReport: models.StepReport,
+    LogChunk: models.LogChunk,
     records.HumanTask: models.HumanTask,
     records.RunWait: models.RunWait,
     records.Signal: models.Signal,
@@ -158,10 +160,7 @@ class DjangoBackend(StateBackend):
             transaction.atomic(using=self.using),
             connections[self.using].cursor() as cursor,
         ):
-            view = SqlView(cursor, dialect, incoming.run_id)
-            stored = view.document()
-            if stored is not None:
-                stored = RunDocument.of(incoming.run_id, [*stored.records(), *view.events()])
+            stored = SqlView(cursor, dialect, incoming.run_id).whole()
             accepted = compare_and_import(incoming, stored, timezone.now())
             if accepted is not None:
                 replace(cursor, dialect, stored, accepted)
@@ -174,19 +173,20 @@ class DjangoBackend(StateBackend):
 
     def load_now(self, run_id: str) -> RunDocument | None:
         """The whole run without its audit events; None for an unknown id."""
+        return self._view_now(run_id, SqlView.document)
+
+    def _view_now(self, run_id: str, read: Callable[[SqlView], T]) -> T:
+        """Read one run in one transaction, so that its tables tell of the same moment."""
         with (
             _translated(self.using),
             transaction.atomic(using=self.using),
             connections[self.using].cursor() as cursor,
         ):
-            return SqlView(cursor, _dialect(self.using, for_write=False), run_id).document()
+            return read(SqlView(cursor, _dialect(self.using, for_write=False), run_id))
 
     async def load_state(self, run_id: str) -> dict[str, Any] | None:
-        document = await self.load(run_id)
-        if document is None or document.head is None:
-            return None
-        events = await self.events(run_id)
-        return state_of(RunDocument.of(run_id, [*document.records(), *events]))
+        document = await self._in_thread(lambda: self._view_now(run_id, SqlView.whole))
+        return None if document is None or document.head is None else state_of(document)
 
     async def delete_state(self, run_id: str) -> None:
         if await self.load(run_id) is not None:
@@ -194,6 +194,9 @@ class DjangoBackend(StateBackend):
 
     async def events(self, run_id: str) -> Iterable[AuditEvent]:
         return await self._select(AuditEvent, "run_id = {0} ORDER BY seq", run_id)
+
+    async def reports(self, run_id: str) -> list[StepReport | LogChunk]:
+        return await self._in_thread(lambda: self._view_now(run_id, SqlView.reports))
 
     async def head(self, run_id: str) -> RunHead | None:
         return next(iter(await self._select(RunHead, "run_id = {0}", run_id)), None)

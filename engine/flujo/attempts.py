@@ -7,16 +7,18 @@ import functools
 import logging
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from flujo import canonical, transitions
 from flujo.batch import Transition
-from flujo.branches import Suspended
+from flujo.branches import Stopped, Suspended
+from flujo.canonical import storable
 from flujo.context import Fields, PipelineContext, changes, fields_of, restore
 from flujo.errors import CorruptState, FlujoError, StepInputError, StepTimeout
 from flujo.hold import Hold, Stop
+from flujo.reporter import Reporter
 from flujo.result import output_type
 from flujo.retry import SHORT_WAIT, Retry, retry_after
 from flujo.state.base import WorkFailed
@@ -77,12 +79,18 @@ async def run_step(hold: Hold, call: Call) -> StepDone | Failure | None:
     failures = _failures(hold, call.path)
     while hold.held:
         number = hold.attempt_number(call.path)
-        result = await _attempt(hold, call, number)
+        control = _control(hold, call, number)
+        try:
+            result = await _attempt(hold, call, control)
+        except (asyncio.CancelledError, Stopped):  # the attempt ends without a write of its own
+            if control.reporter is not None:
+                await asyncio.shield(control.reporter.leave())
+            raise
         if isinstance(result, StepDone):
-            return result
+            return result if control.reporter is None else replace(result, reports=await control.reporter.end())
         failures += 1
         retry = retry_after(call.step.retry, result, failures=failures, randomness=hold.clock.random(), now=hold.now())
-        recorded = await _record(hold, call, number, result, retry)
+        recorded = await _record(hold, call, control, result, retry)
         if retry is None:
             return Failure(call.path, recorded)
         await _begin(hold, call)
@@ -124,6 +132,21 @@ def _failures(hold: Hold, path: str) -> int:
     )
 
 
+def _control(hold: Hold, call: Call, number: int) -> StepContext:
+    loop = asyncio.get_running_loop()
+    return StepContext(
+        run_id=hold.head.run_id,
+        created_at=hold.head.created_at,
+        path=call.path,
+        title=hold.head.title,
+        attempt=number,
+        fencing_token=hold.fence,
+        output_of=lambda name: output_of(hold, call.path, name),
+        make_reporter=lambda: Reporter(hold, call.path, number, None if call.step.transactional else loop),
+        now=hold.now,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Prepared:
     """A call with its arguments: what the function gets, and what its result is made of."""
@@ -153,13 +176,19 @@ class _Prepared:
             description=self.control.description,
         )
 
+    def done_in_transaction(self) -> StepDone:
+        """Call the function in the thread that holds the transaction; what it said of itself is saved with it."""
+        with self.control.capturing(self.call.step.capture_log):
+            done = self.done(self.call.step.function(*self.arguments, **self.keywords))
+        return done if self.control.reporter is None else replace(done, reports=self.control.reporter.close())
 
-async def _attempt(hold: Hold, call: Call, number: int) -> StepDone | Exception:
+
+async def _attempt(hold: Hold, call: Call, control: StepContext) -> StepDone | Exception:
     """What one try gave, or the error of it that counts as the step's. A transactional step is saved then."""
     try:
-        prepared = _prepare(hold, call, number)
+        prepared = _prepare(hold, call, control)
         if not call.step.transactional:
-            with hold.stoppable(prepared.control):
+            with hold.stoppable(control), control.capturing(call.step.capture_log):
                 output = await _call(prepared)
             return prepared.done(output)
     except Exception as error:  # the seam to user code: whatever a step raises is its failure
@@ -174,7 +203,7 @@ async def _attempt_in_transaction(prepared: _Prepared) -> StepDone | Exception:
 
     def work() -> Transition:
         try:
-            made.append(prepared.done(call.step.function(*prepared.arguments, **prepared.keywords)))
+            made.append(prepared.done_in_transaction())
         except SystemExit as error:
             raise _exited(call.step, error) from error
         return hold.saving(made[0], then)
@@ -192,17 +221,8 @@ async def _attempt_in_transaction(prepared: _Prepared) -> StepDone | Exception:
     return made[0]
 
 
-def _prepare(hold: Hold, call: Call, number: int) -> _Prepared:
+def _prepare(hold: Hold, call: Call, control: StepContext) -> _Prepared:
     signature = call.step.signature
-    control = StepContext(
-        run_id=hold.head.run_id,
-        created_at=hold.head.created_at,
-        path=call.path,
-        title=hold.head.title,
-        attempt=number,
-        fencing_token=hold.fence,
-        output_of=lambda name: output_of(hold, call.path, name),
-    )
     arguments = [_decode(call, signature.input)] if signature.takes_input else []
     keywords: dict[str, Any] = {}
     if signature.step_context_parameter:
@@ -283,8 +303,8 @@ def _exited(step: Step, error: SystemExit) -> StepExited:
     return StepExited(f"Step {step.name!r} asked the process to exit ({error.code}).")
 
 
-async def _record(hold: Hold, call: Call, number: int, error: Exception, retry: Retry | None) -> StepError:
-    recorded, now = described(error), hold.now()
+async def _record(hold: Hold, call: Call, control: StepContext, error: Exception, retry: Retry | None) -> StepError:
+    recorded, now, number = described(error), hold.now(), control.attempt
     then = AfterFailure.CONTAINED if call.contained else AfterFailure.FAIL_RUN
     due = None
     if retry is not None and retry.seconds:
@@ -298,6 +318,7 @@ async def _record(hold: Hold, call: Call, number: int, error: Exception, retry: 
             recorded,
             then=AfterFailure.RETRY if retry else then,
             retry=due,
+            reports=None if control.reporter is None else await control.reporter.end(),
             fence=hold.fence,
             lease=hold.lease,
             now=now,
@@ -313,11 +334,6 @@ def described(error: Exception) -> StepError:
     message = error.message if isinstance(error, FlujoError) else str(error)
     lines = "".join(traceback.format_exception(error))
     return StepError(type(error).__name__, storable(message)[:2_000], storable(lines)[-20_000:])
-
-
-def storable(text: str) -> str:
-    """An error text as every backend can hold it."""
-    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
 
 
 def output_of(hold: Hold, path: str, name: str) -> Any:

@@ -23,6 +23,7 @@ from flujo.records import (
     RunHead,
     RunWait,
     Signal,
+    StepReport,
     Tombstone,
     Vote,
 )
@@ -47,6 +48,7 @@ class RunView(Protocol):
     def open_attempts(self) -> list[Attempt]:
         """Attempts that neither ended nor made their checkpoint."""
 
+    def step_report(self, path: str, attempt: int) -> StepReport | None: ...
     def human_task(self, path: str) -> HumanTask | None:
         """The newest generation of a human task."""
 

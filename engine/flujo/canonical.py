@@ -210,3 +210,8 @@ def _secret_in(value: Any, where: str, depth: int = 0) -> str | None:
         return where
     parts = _parts(value, where) if depth < MAX_DEPTH else []
     return next((path for place, part in parts if (path := _secret_in(part, place, depth + 1)) is not None), None)
+
+
+def storable(text: str) -> str:
+    """An error text as every backend can hold it."""
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()

@@ -17,11 +17,13 @@ from flujo.records import (
     Checkpoint,
     Decision,
     HumanTask,
+    LogChunk,
     Record,
     RunHead,
     RunInput,
     RunWait,
     Signal,
+    StepReport,
     Tombstone,
     Vote,
 )
@@ -31,6 +33,8 @@ RECORDS: tuple[type[Record], ...] = (
     RunInput,
     Checkpoint,
     Attempt,
+    StepReport,
+    LogChunk,
     HumanTask,
     RunWait,
     Signal,
@@ -39,6 +43,8 @@ RECORDS: tuple[type[Record], ...] = (
     AuditEvent,
     Tombstone,
 )
+APART: frozenset[type[Record]] = frozenset({AuditEvent, StepReport, LogChunk})
+"""What no transition and no worker needs to have read: it is stored with the run, and loaded only when asked for."""
 BY_TABLE: dict[str, type[Any]] = {record.table: record for record in RECORDS}
 
 R = TypeVar("R", bound=Record)

@@ -18,17 +18,30 @@ from flujo.records import (
     Checkpoint,
     Decision,
     HumanTask,
+    LogChunk,
     Record,
     RunHead,
     RunInput,
     RunWait,
     Signal,
+    StepReport,
     Tombstone,
     Vote,
 )
 from flujo.status import RunStatus, TaskStatus, Wait, WaitStatus
 
-_GONE_WITH_THE_RUN = (RunInput, Checkpoint, Attempt, HumanTask, RunWait, Signal, Vote, Decision)
+_GONE_WITH_THE_RUN = (
+    RunInput,
+    Checkpoint,
+    Attempt,
+    StepReport,
+    LogChunk,
+    HumanTask,
+    RunWait,
+    Signal,
+    Vote,
+    Decision,
+)
 
 
 @dataclass(slots=True)
@@ -101,6 +114,18 @@ class RunDocument:
 
     def open_attempts(self) -> list[Attempt]:
         return [a for a in self.attempts() if a.outcome is None and self.checkpoint(a.path) is None]
+
+    def step_report(self, path: str, attempt: int) -> StepReport | None:
+        return self._table(StepReport).get((self.run_id, path, attempt))
+
+    def reports(self) -> list[StepReport | LogChunk]:
+        """What attempts said of themselves, and the lines they logged."""
+        return [*self._table(StepReport).values(), *self._table(LogChunk).values()]
+
+    def forget(self, kinds: Iterable[type[Record]]) -> None:
+        """Drop rows that are kept in the store alone."""
+        for kind in kinds:
+            self.rows.pop(kind, None)
 
     def human_task(self, path: str) -> HumanTask | None:
         tasks = [task for task in self._table(HumanTask).values() if task.path == path]

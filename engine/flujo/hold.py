@@ -15,6 +15,7 @@ from flujo.branches import Stopped
 from flujo.clock import Clock
 from flujo.document import RunDocument
 from flujo.paths import is_note
+from flujo.records import LogChunk, StepReport
 from flujo.registry import RegisteredPipeline
 from flujo.result import StepResult, step_result
 from flujo.state.base import StateBackend
@@ -160,6 +161,7 @@ class Hold:
         if batch.kept.seq >= self.head.seq:
             self.head = batch.kept
         self.document.follow(batch)
+        self.document.forget((StepReport, LogChunk))  # a worker reads neither, and they may be long
         self.document.head = self.head  # two writes may be told of in another order than they were made
         return batch
 

@@ -169,6 +169,45 @@ class Attempt(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class StepReport(Record):
+    """What an attempt last said of itself: how far it has come, and how much it has logged. No fact of history.
+
+    `number` grows with each report, and the newest wins; `done` is None when the step told no progress. The log has
+    `log_chunks` rows with `log_lines` lines in all, and `log_dropped` lines were beyond the bound.
+    """
+
+    table = "step_report"
+    key = ("run_id", "path", "attempt")
+
+    run_id: str
+    path: str
+    attempt: int
+    number: int
+    reported_at: datetime
+    done: float | None = None
+    total: float | None = None
+    note: str = ""
+    log_chunks: int = 0
+    log_lines: int = 0
+    log_dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LogChunk(Record):
+    """Log lines of an attempt that were written together: a JSON list of `flujo.step_log.LogLine`."""
+
+    table = "log_chunk"
+    key = ("run_id", "path", "attempt", "number")
+
+    run_id: str
+    path: str
+    attempt: int
+    number: int
+    lines: str
+    written_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class HumanTask(Record):
     """A request for a person. `kind` is `text`, `bool` or `form`; `schema` the JSON Schema of a form, else "".
 

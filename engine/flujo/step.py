@@ -39,6 +39,7 @@ class Step(Node):
         retry: RetryPolicy | Sequence[RetryPolicy] | None = None,
         timeout: timedelta | None = None,
         transactional: bool = False,
+        capture_log: int | None = None,
         namespace: dict[str, Any] | None = None,
     ) -> None:
         doc = inspect.getdoc(function) or ""
@@ -46,6 +47,7 @@ class Step(Node):
         self.function = function
         self.retry = policies_of(retry)
         self.timeout = timeout
+        self.capture_log = capture_log
         self.signature = signature_of(function, namespace or {})
         self.is_async = asyncio.iscoroutinefunction(function)
         self.transactional = transactional
@@ -217,6 +219,7 @@ def step(
     retry: RetryPolicy | Sequence[RetryPolicy] | None = ...,
     timeout: timedelta | None = ...,
     transactional: bool = ...,
+    capture_log: int | None = ...,
 ) -> Callable[[Callable[..., Any]], Step]: ...
 
 
@@ -232,12 +235,15 @@ def step(
     retry: RetryPolicy | Sequence[RetryPolicy] | None = None,
     timeout: timedelta | None = None,
     transactional: bool = False,
+    capture_log: int | None = None,
 ) -> Step | Callable[[Callable[..., Any]], Step]:
     """Make a step of a function, sync or async: `@step`, or `@step(name=…, retries=…, backoff=…, timeout=…)`.
 
     `retries`, `backoff`, `retry_on` and `no_retry_on` make one `RetryPolicy`; `retry` takes one, or several, in their
-    place. A sync function runs in a thread. When its timeout passes, the step has failed and `ctx.cancelled` turns
-    true, but the thread cannot be stopped: it runs on until the function returns, and its result is thrown away.
+    place. `capture_log` is a level of the standard `logging`: what is logged inside the step from that level on is
+    stored as lines of `ctx.log` are. A sync function runs in a thread. When its timeout passes, the step has failed and
+    `ctx.cancelled` turns true, but the thread cannot be stopped: it runs on until the function returns, and its result
+    is thrown away.
 
     With `transactional=True`, for sync functions on the ORM backend, what the function writes to the store's database
     and the step's checkpoint are committed in one transaction. Its timeout is at most ten seconds, also when none is
@@ -259,6 +265,7 @@ def step(
         retry=retry or policy,
         timeout=timeout,
         transactional=transactional,
+        capture_log=capture_log,
         namespace=namespace,
     )
     return make if function is None else make(function)

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
-from typing import Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 from flujo.description import checked
 from flujo.errors import FlujoError
+from flujo.step_log import StepLog, capturing
+
+if TYPE_CHECKING:
+    from flujo.reporter import Reporter
+
+
+_making = Lock()
 
 
 class StepNotFinished(FlujoError):
@@ -36,6 +45,8 @@ class StepContext:
         attempt: int,
         fencing_token: int,
         output_of: Callable[[str], Any],
+        make_reporter: Callable[[], Reporter],
+        now: Callable[[], datetime],
     ) -> None:
         self.run_id = run_id
         self.title = title
@@ -45,6 +56,9 @@ class StepContext:
         self._created_at = created_at
         self.description: dict[str, Any] = {}
         self._output_of = output_of
+        self._make_reporter = make_reporter
+        self._now = now
+        self.reporter: Reporter | None = None
         self._cancelled = False
 
     @property
@@ -63,6 +77,30 @@ class StepContext:
     def cancel(self) -> None:
         """Raise the flag that `cancelled` shows."""
         self._cancelled = True
+
+    def progress(self, done: float, total: float | None = None, note: str = "") -> None:
+        """Say how far the step has come: `done`, of `total` if that is known, and a word about it.
+
+        It may be called often and from any thread: at most one report a second is stored, the newest, and the last one
+        with the step's result. The console shows it live. It also extends the lease. Raises `ValueError` for a number
+        that is negative or not finite.
+        """
+        self._said().progress(done, total, note)
+
+    @property
+    def log(self) -> StepLog:
+        """The log of this attempt, stored with the run: `ctx.log.info("charged %s", order, amount=20)`."""
+        return StepLog(self._said, self._now)
+
+    def capturing(self, level: int | None) -> AbstractContextManager[None]:
+        """A block whose records of the standard `logging`, from this level on, go to the log; None captures none."""
+        return nullcontext() if level is None else capturing(self._said, level)
+
+    def _said(self) -> Reporter:
+        with _making:  # the step may use several threads
+            if self.reporter is None:
+                self.reporter = self._make_reporter()
+            return self.reporter
 
     def output_of(self, name: str) -> Any:
         """The output of an earlier step, with the type its annotation names. Raises `StepNotFinished`."""

@@ -24,6 +24,7 @@ BLIND = {"Exception", "BaseException"}
 SEAMS = {
     "engine/flujo/attempts.py",
     "engine/flujo/state/backends/sqlite.py",
+    "engine/flujo/step_log.py",
     "engine/flujo/threads.py",
     "engine/flujo/walk.py",
     "runs/dispatch.py",

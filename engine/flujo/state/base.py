@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from flujo.batch import Batch, Transition
 from flujo.document import RunDocument
 from flujo.errors import BackendCannot, InvalidRunId, RunIsLeased, StaleState
-from flujo.records import AuditEvent, RunHead
+from flujo.records import AuditEvent, LogChunk, RunHead, StepReport
 from flujo.state.workflow_state import document_of, state_of
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -119,6 +119,11 @@ class StateBackend(ABC):
         """The audit events of a run, deleted ones included, in the order of their chain."""
         document = await self.load(run_id)
         return [] if document is None else document.events()
+
+    async def reports(self, run_id: str) -> list[StepReport | LogChunk]:
+        """What the attempts of a run said of themselves: their newest report each, and the lines they logged."""
+        document = await self.load(run_id)
+        return [] if document is None else document.reports()
 
     async def run_ids(self) -> list[str]:
         """The ids of all runs that the store knows of, deleted ones included."""

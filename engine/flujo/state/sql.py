@@ -11,7 +11,7 @@ from operator import attrgetter, is_not
 from typing import Any, Protocol, TypeVar
 
 from flujo.batch import Batch, Transition
-from flujo.codec import RECORDS, columns, isoformat, kinds
+from flujo.codec import APART, RECORDS, columns, isoformat, kinds
 from flujo.document import RunDocument
 from flujo.errors import CorruptState, Fenced
 from flujo.records import (
@@ -20,11 +20,13 @@ from flujo.records import (
     Checkpoint,
     Decision,
     HumanTask,
+    LogChunk,
     Record,
     RunHead,
     RunInput,
     RunWait,
     Signal,
+    StepReport,
     Tombstone,
     Vote,
 )
@@ -38,6 +40,8 @@ _GONE_WITH_THE_RUN: tuple[type[Record], ...] = (
     HumanTask,
     RunWait,
     Signal,
+    LogChunk,
+    StepReport,
     Attempt,
     Checkpoint,
     RunInput,
@@ -152,6 +156,9 @@ class SqlView:
         done = f"SELECT path FROM {self._dialect.tables[Checkpoint]} WHERE run_id = {{1}}"
         return self._rows(Attempt, f"run_id = {{0}} AND outcome IS NULL AND path NOT IN ({done})", self.run_id)
 
+    def step_report(self, path: str, attempt: int) -> StepReport | None:
+        return _only(self._rows(StepReport, "run_id = {0} AND path = {1} AND attempt = {2}", path, attempt))
+
     def human_task(self, path: str) -> HumanTask | None:
         found = self._rows(HumanTask, "run_id = {0} AND path = {1} ORDER BY generation DESC LIMIT 1", path)
         return _only(found)
@@ -182,15 +189,25 @@ class SqlView:
         return self._rows(Signal, "run_id = {0} AND taken_by = {1} ORDER BY seq", "")
 
     def document(self) -> RunDocument | None:
-        """The whole run without its audit events; None when the store knows nothing of it."""
+        """The run without its audit events and its log; None when the store knows nothing of it."""
         records: list[Record] = []
         for kind in RECORDS:
-            if kind is not AuditEvent:
+            if kind not in APART:
                 records += self._rows(kind)
         return RunDocument.of(self.run_id, records) if records else None
 
+    def whole(self) -> RunDocument | None:
+        """The run with all that is stored of it."""
+        document = self.document()
+        if document is None:
+            return None
+        return RunDocument.of(self.run_id, [*document.records(), *self.events(), *self.reports()])
+
     def events(self) -> list[AuditEvent]:
         return self._rows(AuditEvent, "run_id = {0} ORDER BY seq")
+
+    def reports(self) -> list[StepReport | LogChunk]:
+        return [*self._rows(StepReport), *self._rows(LogChunk, "run_id = {0} ORDER BY path, attempt, number")]
 
 
 def fetch(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
-_BACKGROUND = ("flujo-heartbeat", "flujo-alarm")
+_BACKGROUND = ("flujo-heartbeat", "flujo-alarm", "flujo-report")
 
 
 class FakeClock:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from flujo.batch import Batch, RunView, Transition
 from flujo.document import RunDocument
-from flujo.records import AuditEvent, RunHead
+from flujo.records import AuditEvent, LogChunk, RunHead, StepReport
 from flujo.state.base import StateBackend
 
 When = Literal["before", "after"]
@@ -134,6 +134,9 @@ class FaultyBackend(StateBackend):
 
     async def events(self, run_id: str) -> Iterable[AuditEvent]:
         return await self.inner.events(run_id)
+
+    async def reports(self, run_id: str) -> list[StepReport | LogChunk]:
+        return await self.inner.reports(run_id)
 
     async def run_ids(self) -> list[str]:
         return await self.inner.run_ids()

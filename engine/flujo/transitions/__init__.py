@@ -4,6 +4,7 @@ from flujo.transitions.alarms import due_alarms, expired, missed, ring
 from flujo.transitions.migrating import migrate
 from flujo.transitions.operator import Answer, cancel, decide, purge, receive, retry
 from flujo.transitions.parking import MOVING, is_parked, park, unpark
+from flujo.transitions.reports import Reports, report
 from flujo.transitions.rules import ClaimTerms, is_due, waiting
 from flujo.transitions.steps import (
     AfterFailure,
@@ -31,6 +32,7 @@ __all__ = [
     "NewRun",
     "Position",
     "Question",
+    "Reports",
     "RetryDue",
     "StepDone",
     "StepError",
@@ -58,6 +60,7 @@ __all__ = [
     "receive",
     "release",
     "renew",
+    "report",
     "retry",
     "ring",
     "start",

@@ -13,6 +13,7 @@ from flujo.batch import Batch, Draft, RunView, Transition
 from flujo.codec import isoformat
 from flujo.records import Attempt, Checkpoint, HumanTask, RunWait, Signal
 from flujo.status import AtDeadline, AttemptOutcome, EventKind, RunStatus, TaskStatus, Wait, WaitStatus
+from flujo.transitions.reports import Reports, add_reports
 from flujo.transitions.rules import abandon, begin, end, keep_lease, mine, pause_here
 
 
@@ -45,6 +46,7 @@ class StepDone:
     takes: Signal | None = None
     description: dict[str, Any] = dataclasses.field(default_factory=dict)
     abandons: str = ""
+    reports: Reports | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,8 @@ def complete_step(done: StepDone, then: Position, *, fence: int, lease: timedelt
                 now,
             )
         )
+        if done.reports is not None:
+            add_reports(draft, done.reports)
         _end_wait(draft, done)
         if done.abandons:
             abandon(draft, done.abandons)
@@ -202,6 +206,7 @@ def fail_attempt(
     *,
     then: AfterFailure,
     retry: RetryDue | None = None,
+    reports: Reports | None = None,
     fence: int,
     lease: timedelta,
     now: datetime,
@@ -226,6 +231,8 @@ def fail_attempt(
                 traceback=error.traceback,
             )
         )
+        if reports is not None:
+            add_reports(draft, reports)
         facts = {"retry_at": isoformat(retry.at)} if retry else {}
         draft.event(EventKind.STEP_FAILED, path, attempt=attempt, error_type=error.type, then=then.value, **facts)
         if then is AfterFailure.RETRY:

@@ -20,7 +20,7 @@ from flujo.batch import Batch, Transition
 from flujo.clock import Clock, SystemClock
 from flujo.document import RunDocument
 from flujo.errors import BackendBusy, BackendError, CorruptState, Fenced, FlujoError, OutcomeUnknown
-from flujo.records import AuditEvent, RunHead, Tombstone
+from flujo.records import AuditEvent, LogChunk, RunHead, StepReport, Tombstone
 from flujo.state.backends.sqlite_schema import TABLES, check_owner, create_tables
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
 from flujo.state.ready import ready_runs
@@ -100,10 +100,7 @@ class SQLiteBackend(StateBackend):
         incoming = document_of(run_id, state)
 
         def work(cursor: sqlite3.Cursor) -> None:
-            view = SqlView(cursor, self._dialect, run_id)
-            stored = view.document()
-            if stored is not None:
-                stored = RunDocument.of(run_id, [*stored.records(), *view.events()])
+            stored = SqlView(cursor, self._dialect, run_id).whole()
             accepted = compare_and_import(incoming, stored, self._clock.now())
             if accepted is not None:
                 replace(cursor, self._dialect, stored, accepted)
@@ -139,14 +136,15 @@ class SQLiteBackend(StateBackend):
     async def load_state(self, run_id: str) -> dict[str, Any] | None:
         check_run_id(run_id)
         with self._reading() as cursor:
-            view = SqlView(cursor, self._dialect, run_id)
-            document = view.document()
-            if document is None or document.head is None:
-                return None
-            return state_of(RunDocument.of(run_id, [*document.records(), *view.events()]))
+            document = SqlView(cursor, self._dialect, run_id).whole()
+            return None if document is None or document.head is None else state_of(document)
 
     async def events(self, run_id: str) -> Iterable[AuditEvent]:
         return self._select(AuditEvent, "run_id = {0} ORDER BY seq", run_id)
+
+    async def reports(self, run_id: str) -> list[StepReport | LogChunk]:
+        with self._reading() as cursor:
+            return SqlView(cursor, self._dialect, run_id).reports()
 
     async def head(self, run_id: str) -> RunHead | None:
         return next(iter(self._select(RunHead, "run_id = {0}", run_id)), None)

@@ -17,7 +17,7 @@ _OWNER = """
     SELECT user_version, (SELECT count(*) FROM sqlite_schema), (SELECT count(*) FROM sqlite_schema WHERE name = ?)
     FROM pragma_user_version
 """
-_SQL_TYPES = {int: "INTEGER", bool: "INTEGER", str: "TEXT", datetime: "TEXT"}
+_SQL_TYPES = {int: "INTEGER", float: "REAL", bool: "INTEGER", str: "TEXT", datetime: "TEXT"}
 
 
 def check_owner(connection: sqlite3.Connection) -> bool:
