@@ -28,7 +28,7 @@ from flujo.records import (
     Tombstone,
     Vote,
 )
-from flujo.status import RunStatus, TaskStatus, Wait, WaitStatus
+from flujo.status import AtDeadline, DecisionOutcome, RunStatus, TaskStatus, Wait, WaitStatus
 
 _GONE_WITH_THE_RUN = (
     RunInput,
@@ -151,6 +151,14 @@ class RunDocument:
     def votes(self, path: str, generation: int) -> list[Vote]:
         votes = [vote for vote in self._table(Vote).values() if (vote.path, vote.generation) == (path, generation)]
         return sorted(votes, key=lambda vote: (vote.voted_at, vote.actor))
+
+    def turned_away(self, path: str) -> bool:
+        """Whether a person said no at this path, or a deadline passed that leads another way."""
+        asked = self.human_task(path)
+        if asked is not None and asked.status is TaskStatus.EXPIRED:
+            return asked.at_deadline in (AtDeadline.REJECT, AtDeadline.STEPS)
+        decision = self.decision(path, asked.generation) if asked else None
+        return decision is not None and decision.outcome is DecisionOutcome.REJECTED
 
     def waits(self) -> list[RunWait]:
         return list(self._table(RunWait).values())

@@ -15,7 +15,6 @@ from flujo.paths import MIGRATION, is_top
 from flujo.records import Checkpoint, RunHead
 from flujo.registry import RegisteredPipeline
 from flujo.start import new_run
-from flujo.status import DecisionOutcome
 from flujo.transitions import NewRun
 from flujo.transitions.lineage import Lineage
 
@@ -61,7 +60,7 @@ def fork_of(
 
     It has their outputs and the context as it was there, with `edits` set in it. Raises `PipelineChanged` under another
     fingerprint, `InvalidInput` for a step that the pipeline does not have and for edits that its context refuses, and
-    `IllegalTransition` for a step that the run has not come to, or one behind a person's no.
+    `IllegalTransition` for a step that the run has not come to, or one behind a gate that turned it away.
     """
     head = _head(document)
     index = _index(entry, head, from_step)
@@ -130,10 +129,11 @@ def check_reached(document: RunDocument, names: Sequence[str]) -> None:
             f"Run {head.run_id} was migrated from another version behind step {names[-1]!r}, where its context was "
             f"another. Fork from {head.step_name!r}, or rerun it."
         )
-    said_no = next((name for name in names[:-1] if _rejected(document, name)), None)
-    if said_no is not None:
+    turned = next((name for name in names[:-1] if document.turned_away(name)), None)
+    if turned is not None:
         raise IllegalTransition(
-            f"A person said no at step {said_no!r}, and a fork behind it would pass over that. Fork from {said_no!r}."
+            f"Run {head.run_id} was turned away at step {turned!r}: a person said no, or nobody answered in time. "
+            f"A fork behind it would pass over that. Fork from {turned!r}."
         )
 
 
@@ -191,12 +191,6 @@ def _taken(document: RunDocument, name: str) -> Checkpoint:
     if row is None:
         raise CorruptState(f"Run {document.run_id} has lost the checkpoint of step {name!r}.")
     return row
-
-
-def _rejected(document: RunDocument, path: str) -> bool:
-    asked = document.human_task(path)
-    decision = document.decision(path, asked.generation) if asked else None
-    return decision is not None and decision.outcome is DecisionOutcome.REJECTED
 
 
 def _head(document: RunDocument) -> RunHead:

@@ -182,7 +182,7 @@ class Flujo:
         The stored run stays as it is, byte for byte. The same `new_run_id` twice makes one run. Raises
         `PipelineChanged` when the registered version has another shape, `InvalidInput` for a step that it does not have
         and for fields that its context refuses, and `IllegalTransition` for a step that the run has not come to, or one
-        behind a person's no.
+        behind a gate that turned it away.
         """
         document = await self._load(run_id)
         entry = self._entry_of(document)

@@ -14,7 +14,6 @@ from flujo.context import Fields, changes, fold
 from flujo.hold import Hold
 from flujo.human import HumanStep
 from flujo.node import Node
-from flujo.status import AtDeadline, DecisionOutcome, TaskStatus
 from flujo.step import Step
 from flujo.transitions import Position, StepDone
 
@@ -98,18 +97,10 @@ class Walk:
             following = nodes[index + 1] if index + 1 < len(nodes) else None
             node, path = nodes[index], scope.prefix + nodes[index].name
             value = await self._visit(Spot(node, path, index, value, scope, following, node.name))
-            if isinstance(node, HumanStep) and self.turned_away(path):
+            if isinstance(node, HumanStep) and self.hold.document.turned_away(path):
                 break  # other steps ran in place of all that follows
             scope.given = node.output
         return value
-
-    def turned_away(self, path: str) -> bool:
-        """Whether a person said no at this path, or a deadline passed that leads another way."""
-        asked = self.hold.document.human_task(path)
-        if asked is not None and asked.status is TaskStatus.EXPIRED:
-            return asked.at_deadline in (AtDeadline.REJECT, AtDeadline.STEPS)
-        decision = self.hold.document.decision(path, asked.generation) if asked else None
-        return decision is not None and decision.outcome is DecisionOutcome.REJECTED
 
     async def part(self, node: Node, path: str, scope: Scope, value: str) -> str:
         """Walk one node inside a construct; its segment of the path may differ from its own name."""

@@ -17,6 +17,8 @@ from runs.queries.run_header import RunHeader, header, no_fork
 from runs.registry import registry
 from runs.state_backend import DjangoBackend
 
+NOT_REACHED = "This run has not come so far."
+
 
 @dataclass(frozen=True, slots=True)
 class ForkStep:
@@ -49,7 +51,10 @@ def page(user: access.User, run: Run, step: str) -> ForkPage:
         return ForkPage(head, [], "", no_fork(user, run))
     entry = registry.get(run.pipeline, run.version)
     names = [node.name for node in entry.pipeline.nodes]
-    steps = [ForkStep(index + 1, name, _why_not(document, names[: index + 1])) for index, name in enumerate(names)]
+    steps = [
+        ForkStep(index + 1, name, NOT_REACHED if index > run.step_index else _why_not(document, names[: index + 1]))
+        for index, name in enumerate(names)
+    ]
     chosen = next((found for found in steps if found.name == step), None)
     if chosen is None or chosen.why_not:
         said = chosen.why_not if chosen else f"This run has no step “{step}”." if step else ""

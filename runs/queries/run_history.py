@@ -16,7 +16,18 @@ from runs.queries.run_header import RunHeader, header
 SIZE = 200
 _IN_THE_AUDIT = {"user_agent", "request_id"}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_ALWAYS_SHOWN = {"reason", "channel", "attempt", "error_type", "outcome", "holder", "round", "generation"}
+_ALWAYS_SHOWN = {
+    "reason",
+    "run",
+    "rerun_of",
+    "channel",
+    "attempt",
+    "error_type",
+    "outcome",
+    "holder",
+    "round",
+    "generation",
+}
 
 
 @dataclass(frozen=True, slots=True)

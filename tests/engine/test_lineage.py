@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.backends.sqlite import SQLiteBackend
 from flujo.state.base import StateBackend
 from flujo.status import RunStatus
-from flujo.testing import crash_points
+from flujo.testing import FakeClock, crash_points
 
 from tests.engine.making import Ledger, document_of, head_of, kinds_of, runner_of
 
@@ -198,6 +199,29 @@ async def test_fork_takes_answers_over_but_passes_over_no_refusal(backend: State
         await runner.fork_async("no", from_step="after")
     assert (await runner.fork_async("no", from_step="ask")).status is RunStatus.PAUSED
     assert ledger == {}
+
+
+async def test_fork_passes_over_no_deadline_that_counted_as_a_no(backend: StateBackend) -> None:
+    clock = FakeClock()
+
+    @step
+    async def after(answer: object) -> str:
+        return "after"
+
+    @step
+    async def too_late(answer: object) -> str:
+        return "too late"
+
+    day = timedelta(days=1)
+    ask = Step.human_in_the_loop(
+        "ask", message_for_user="?", input_schema=int, deadline=day, on_deadline="reject", on_reject=too_late
+    )
+    runner = runner_of(ask >> after, backend, clock=clock)
+    await runner.run_async(1, run_id="r")
+    clock.advance(2 * day.total_seconds())
+    assert (await runner.run_async(1, run_id="r")).output == "too late"
+    with pytest.raises(IllegalTransition, match="turned away at step 'ask'"):
+        await runner.fork_async("r", from_step="after")
 
 
 async def test_fork_takes_over_what_a_construct_made_as_a_whole(backend: StateBackend, ledger: Ledger) -> None:

@@ -27,7 +27,7 @@ async def human_task(walk: Walk, spot: Spot) -> None:
     if asked is not None and asked.status is TaskStatus.DECIDED:
         await _turn(walk, spot, gate.on_reject)
         return
-    if asked is not None and asked.status is TaskStatus.EXPIRED and walk.turned_away(spot.path):
+    if asked is not None and asked.status is TaskStatus.EXPIRED and walk.hold.document.turned_away(spot.path):
         await _turn(walk, spot, gate.timetable.steps or gate.on_reject)
         return
     if asked is not None and asked.status is TaskStatus.EXPIRED and asked.contained:
@@ -47,7 +47,7 @@ async def human_task(walk: Walk, spot: Spot) -> None:
 
 async def _turn(walk: Walk, spot: Spot, steps: Pipeline | None) -> None:
     """The steps that run in place of all that follows; at the top level the run ends with them."""
-    if steps is None or not walk.turned_away(spot.path):
+    if steps is None or not walk.hold.document.turned_away(spot.path):
         raise Ended
     scope = spot.scope.below(f"{spot.path}/", spot.top_index)
     output = await walk.sequence(steps.nodes, scope, spot.value)
