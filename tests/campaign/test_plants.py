@@ -15,6 +15,7 @@ from flujo.errors import FlujoError
 
 from tests.campaign.test_kills import kill
 from tests.campaign.test_lockstep import keep_step
+from tests.campaign.test_storms import storm
 
 pytestmark = [pytest.mark.slow, pytest.mark.tampers]
 Plant = Callable[[str], None]
@@ -70,3 +71,8 @@ def test_campaign_finds_split_transaction_and_audit_after_commit(name: str, tmp_
 def test_campaign_finds_torn_line_kept(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"kills at \d+ moments, [1-9]\d* findings"):
         kill("file", tmp_path, tmp_path, seed="2", kills=3, plant="torn_line_kept")
+
+
+def test_campaign_finds_read_check_write(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="2 answers were accepted"):
+        storm("sqlite", tmp_path, tmp_path, seed="2", seconds=4, plant="read_check_write")
