@@ -76,7 +76,8 @@ class Batch:
     """The rows of one transition. `before` is the head it was decided on: the backend writes only if it still stands.
 
     `head` is the head after it; None deletes the run's rows and leaves `inserts` (events and the tombstone).
-    A batch without rows and with an unchanged head writes nothing.
+    `moves` says that an active run may be deleted, since it is safe in another store. A batch without rows and with an
+    unchanged head writes nothing.
     """
 
     run_id: str
@@ -85,6 +86,7 @@ class Batch:
     inserts: list[Record] = field(default_factory=list)
     updates: list[Record] = field(default_factory=list)
     result: Any = None
+    moves: bool = False
 
     @property
     def writes(self) -> bool:

@@ -60,6 +60,11 @@ def kinds(record: type[Any]) -> dict[str, type]:
     return _KINDS[record]
 
 
+def defaults(record: type[Any]) -> dict[str, Any]:
+    """The default of each field, `dataclasses.MISSING` where it has none."""
+    return {field.name: field.default for field in dataclasses.fields(record)}
+
+
 def to_plain(record: Record) -> dict[str, Any]:
     """A record as JSON values; times in ISO 8601, UTC, with microseconds."""
     plain = {}

@@ -252,5 +252,6 @@ class RunDocument:
             raise CorruptState(f"The stored state of run {run_id} cannot be read: {error}") from error
 
     def digest(self) -> str:
-        """Identifies the document's content."""
-        return canonical.digest(canonical.dump(self.to_plain()))
+        """Identifies the document's content, in whatever order a store keeps its rows."""
+        rows = {table: sorted(rows, key=canonical.dump) for table, rows in self.to_plain().items()}
+        return canonical.digest(canonical.dump(rows))

@@ -106,6 +106,7 @@ class EventKind(StrEnum):
     RUN_REJECTED = "run.rejected"
     RUN_EXPIRED = "run.expired"
     RUN_PURGED = "run.purged"
+    RUN_MOVED = "run.moved"
     RUN_PARKED = "run.parked"
     RUN_UNPARKED = "run.unparked"
     RUN_MIGRATED = "run.migrated"

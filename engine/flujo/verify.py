@@ -57,11 +57,16 @@ async def verify_store(backend: StateBackend) -> tuple[int, int]:
     """Verify every run of a store, deleted ones included; how many runs and events there are."""
     runs = events = 0
     for run_id in await backend.run_ids():
-        document = await backend.load(run_id)
-        head = (document.head or document.tombstone) if document else None
-        history = list(await backend.events(run_id))
-        if history and head is None:
-            raise AuditChainBroken(f"Run {run_id} has a history, but its row is gone.", run_id=run_id, seq=len(history))
-        events += verify_chain(history, head)
+        events += await verify_run(backend, run_id)
         runs += 1
     return runs, events
+
+
+async def verify_run(backend: StateBackend, run_id: str) -> int:
+    """Verify the history of one run, a deleted one too; how many events it has. Raises `AuditChainBroken`."""
+    document = await backend.load(run_id)
+    head = (document.head or document.tombstone) if document else None
+    history = list(await backend.events(run_id))
+    if history and head is None:
+        raise AuditChainBroken(f"Run {run_id} has a history, but its row is gone.", run_id=run_id, seq=len(history))
+    return verify_chain(history, head)

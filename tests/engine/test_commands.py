@@ -95,7 +95,7 @@ def test_a_run_that_is_not_there_is_said_in_one_sentence(place: Place, command: 
 def test_a_store_that_is_not_there_is_said_in_one_sentence_and_not_made(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = main([command, str(tmp_path / "nothing.db"), *_needed(command)])
+    code = main([command, str(tmp_path / "nothing.db"), *NEEDED.get(command, ["a"])])
     said = capsys.readouterr()
     assert (code, said.out) == (2, "")
     assert "nothing.db does not exist." in said.err
@@ -103,10 +103,19 @@ def test_a_store_that_is_not_there_is_said_in_one_sentence_and_not_made(
     assert list(tmp_path.iterdir()) == []
 
 
-def _needed(command: str) -> list[str]:
-    """What a command line must have besides the store."""
-    more = {"migrate": ["--version", "2.0.0"]}
-    return [*([] if command in ("list", "check", "verify") else ["a"]), *more.get(command, [])]
+NEEDED = {
+    "list": [],
+    "check": [],
+    "verify": [],
+    "doctor": [],
+    "migrate": ["a", "--version", "2.0.0"],
+    "resume": ["a", "--approve"],
+    "signal": ["a", "paid"],
+    "move": ["a", "--to", "other.db"],
+    "export": ["--all"],
+    "import": ["file"],
+    "prune": ["--older-than", "1d", "--dry-run"],
+}
 
 
 @pytest.mark.parametrize("arguments", [["list"], ["fly", "x"], ["list", "x", "--limit", "0"], ["show", "x"], []])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from flujo import Flujo, Pipeline, PipelineRegistry, Step, step
@@ -33,17 +34,17 @@ CHANGED = price >> Step.human_in_the_loop("approve", message_for_user="Ship it?"
 
 
 def deployed(
-    pipeline: Pipeline, backend: StateBackend, *, version: str = "1.0.0", on_change: str = "refuse", **options: object
+    pipeline: Pipeline, backend: StateBackend, *, version: str = "1.0.0", on_change: str = "refuse", **options: Any
 ) -> Flujo:
     """A runner of the code after the deploy, which names no version."""
     registry = PipelineRegistry()
     registry.register(pipeline, name="demo", version=version, on_change=on_change)
-    return Flujo(registry=registry, pipeline_name="demo", state_backend=backend, **options)  # type: ignore[arg-type]  # any option
+    return Flujo(registry=registry, pipeline_name="demo", state_backend=backend, **options)
 
 
-async def paused(backend: StateBackend, ledger: Ledger, **options: object) -> Flujo:
+async def paused(backend: StateBackend, ledger: Ledger, **options: Any) -> Flujo:
     runner = runner_of(order_pipeline(ledger), backend)
-    await runner.run_async("lamp", run_id="r", **options)  # type: ignore[arg-type]  # any option
+    await runner.run_async("lamp", run_id="r", **options)
     return runner
 
 

@@ -59,7 +59,7 @@ FILES: dict[str, Callable[[Path], object]] = {
         path, "CREATE TABLE theirs (x)", "PRAGMA user_version = 1"
     ),
     "another program's in its log": left_in_wal,
-    "a newer Flujo's": lambda path: foreign(path, "CREATE TABLE flujo_run (x)", "PRAGMA user_version = 99"),
+    "a newer Flujo's": lambda path: foreign(path, "CREATE TABLE flujo_run (x)", "PRAGMA user_version = 99999"),
     "no database": lambda path: path.write_bytes(b"Dear diary, " * 1000),
     "cut short": lambda path: path.write_bytes(b"SQLite format 3\0" + b"\xff" * 200),
 }

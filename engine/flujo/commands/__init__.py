@@ -1,6 +1,16 @@
 """The commands of `python -m flujo`, a module for each group of verbs; add a verb by adding its `Command` here."""
 
-from flujo.commands import check, deploys, runs, verify
+from flujo.commands import acts, check, copies, deploys, doctor, move, prune, runs, verify
 from flujo.commands.command import Command
 
-COMMANDS: tuple[Command, ...] = (*runs.COMMANDS, *check.COMMANDS, *deploys.COMMANDS, *verify.COMMANDS)
+COMMANDS: tuple[Command, ...] = (
+    *runs.COMMANDS,
+    *acts.COMMANDS,
+    *check.COMMANDS,
+    *deploys.COMMANDS,
+    *copies.COMMANDS,
+    *move.COMMANDS,
+    *prune.COMMANDS,
+    *verify.COMMANDS,
+    *doctor.COMMANDS,
+)

@@ -43,6 +43,12 @@ def open_store(name: str, *, new: bool = False) -> StateBackend:
     raise NotThere(f"{name} does not exist. Give {STORE_HELP}.")
 
 
+def full_name(name: str) -> str:
+    """The store's name as histories and tombstones keep it: a path in full, others as they were given."""
+    path = Path(name)
+    return str(path.resolve()) if path.exists() or (not _OBJECT.fullmatch(name) and ":" not in name) else name
+
+
 def open_registry(name: str | None, store: str) -> PipelineRegistry | None:
     """The registry of this name; without one, that which belongs to the store, if it has one. Raises `NotThere`."""
     named = name or SHORT_REGISTRIES.get(store.partition(":")[0] if ":" in store else "")

@@ -300,6 +300,8 @@ def _write_head(cursor: Cursor, dialect: Dialect, batch: Batch) -> None:
         assert after is not None  # a run that is not there is not deleted
         cursor.execute(dialect.insert(RunHead, 1), dialect.row(after))
     elif after is None:
+        if batch.moves and before.active:
+            _end_here(cursor, dialect, before)
         _delete(cursor, dialect, before)
     elif not _move_head(cursor, dialect, before, after):
         raise _changed(before)
@@ -321,6 +323,13 @@ def head_statement(dialect: Dialect, before: RunHead, after: RunHead) -> Stateme
     sql = dialect.update(RunHead, tuple(moved), ("run_id", "seq", "fence", "status"))
     values = [*map(dialect.to_db, moved.values()), before.run_id, before.seq, before.fence, before.status.value]
     return sql, values
+
+
+def _end_here(cursor: Cursor, dialect: Dialect, before: RunHead) -> None:
+    """End a run that goes on elsewhere, since the database lets no active one be deleted."""
+    ended = before.changed({"status": RunStatus.CANCELLED, "wait": None})
+    if not _move_head(cursor, dialect, before, ended):
+        raise _changed(before)
 
 
 def _delete(cursor: Cursor, dialect: Dialect, before: RunHead) -> None:

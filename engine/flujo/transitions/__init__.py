@@ -2,6 +2,7 @@
 
 from flujo.transitions.alarms import due_alarms, expired, missed, ring
 from flujo.transitions.migrating import migrate
+from flujo.transitions.moving import arrive, depart, is_moving, leave
 from flujo.transitions.operator import Answer, cancel, decide, purge, receive, retry
 from flujo.transitions.parking import MOVING, is_parked, park, unpark
 from flujo.transitions.reports import Reports, report
@@ -36,6 +37,7 @@ __all__ = [
     "RetryDue",
     "StepDone",
     "StepError",
+    "arrive",
     "begin_attempt",
     "begin_wait",
     "cancel",
@@ -43,6 +45,7 @@ __all__ = [
     "claim",
     "complete_step",
     "decide",
+    "depart",
     "due_alarms",
     "expire",
     "expired",
@@ -50,7 +53,9 @@ __all__ = [
     "fail_run",
     "finish",
     "is_due",
+    "is_moving",
     "is_parked",
+    "leave",
     "migrate",
     "missed",
     "park",

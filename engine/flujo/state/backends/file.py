@@ -240,7 +240,7 @@ class FileBackend(StateBackend):
         for table in tables:
             for name, rows in table.items():
                 for row in rows:
-                    document.put(codec.from_plain(codec.BY_TABLE[name], row))
+                    document.put(_record(name, row, where))
 
     @staticmethod
     def _append(descriptor: int, cached: _Cached, line: bytes) -> None:
@@ -270,6 +270,16 @@ class FileBackend(StateBackend):
         temporary.replace(path)
         self._sync_folder()
         self._cache.pop(run_id, None)
+
+
+def _record(table: str, row: dict[str, Any], where: str) -> Any:
+    """A stored row. Fields that its record has gained since take their defaults; one of a newer Flujo is refused."""
+    try:
+        return codec.from_plain(codec.BY_TABLE[table], row)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptState(
+            f"{where} cannot be read, a newer Flujo may have written it: {error}. It was left."
+        ) from error
 
 
 def _tables(batch: Batch) -> list[dict[str, Any]]:

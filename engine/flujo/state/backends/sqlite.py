@@ -21,6 +21,7 @@ from flujo.clock import Clock, SystemClock
 from flujo.document import RunDocument
 from flujo.errors import BackendBusy, BackendError, CorruptState, Fenced, FlujoError, OutcomeUnknown
 from flujo.records import AuditEvent, LogChunk, RunHead, StepReport, Tombstone
+from flujo.state.backends.sqlite_health import Found, health
 from flujo.state.backends.sqlite_schema import TABLES, check_owner, create_tables
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
 from flujo.state.ready import ready_runs
@@ -232,6 +233,11 @@ class SQLiteBackend(StateBackend):
                 time.sleep(_RETRY_SECONDS)
             else:
                 return
+
+    def health(self) -> Iterator[Found]:
+        """What a look at the file tells: each check, whether it is well, what was found and what to do."""
+        with _translated(self.path):
+            yield from health(self.path, self._synchronous)
 
     async def close(self) -> None:
         with self._guard:

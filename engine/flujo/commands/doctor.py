@@ -1,0 +1,100 @@
+"""The command that looks at the health of a store and says what to do."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from flujo.clock import SystemClock
+from flujo.commands.command import Call, Command, Exit
+from flujo.errors import FlujoError
+from flujo.inflight import every_head
+from flujo.lease import is_held
+from flujo.state.backends.file import FileBackend
+from flujo.state.backends.sqlite import SQLiteBackend
+from flujo.status import RunStatus, Wait
+from flujo.verify import verify_run
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at; `advice` says what to do when it is not `ok`."""
+
+    name: str
+    ok: bool
+    found: str
+    advice: str = ""
+
+
+async def doctor(call: Call) -> int:
+    """Look at everything; nothing is changed."""
+    checks = [check async for check in _checks(call)]
+    sick = [check for check in checks if not check.ok]
+    if call.out.as_json:
+        call.out.document({"healthy": not sick, "checks": [asdict(check) for check in checks]})
+        return Exit.FOUND if sick else Exit.DONE
+    call.out.table(("", "CHECK", "FOUND"), [("ok" if c.ok else "!!", c.name, c.found) for c in checks])
+    for check in sick:
+        call.out.line(f"{check.name}: {check.advice}")
+    return Exit.FOUND if sick else Exit.DONE
+
+
+async def _checks(call: Call) -> AsyncIterator[Check]:
+    store = call.store
+    if isinstance(store, SQLiteBackend):
+        for found in store.health():
+            yield Check(*found)
+    for path in _paths(store):
+        yield _permissions(path)
+    yield await _chains(call)
+    async for check in _runs(call):
+        yield check
+
+
+def _paths(store: object) -> list[Path]:
+    if isinstance(store, SQLiteBackend):
+        return [path for end in ("", "-wal", "-shm") if (path := Path(f"{store.path}{end}")).exists()]
+    if isinstance(store, FileBackend):
+        return [store.folder, *sorted(store.folder.glob("*.jsonl"))]
+    return []
+
+
+def _permissions(path: Path) -> Check:
+    mode, wanted = stat.S_IMODE(path.stat().st_mode), "700" if path.is_dir() else "600"
+    open_to_others = bool(mode & 0o077)
+    advice = f"others on this machine may read it: chmod {wanted} {path}"
+    return Check(f"permissions of {path.name}", not open_to_others, f"{mode:o}", advice)
+
+
+async def _chains(call: Call) -> Check:
+    broken, run_ids = [], await call.store.run_ids()
+    with call.out.progress(run_ids, "verifying") as each:
+        for run_id in each:
+            try:
+                await verify_run(call.store, run_id)
+            except FlujoError as error:
+                broken.append(error.message)
+    advice = " ".join([*broken[:3], "Restore these runs from a backup, and find out who changed the store."])
+    return Check("audit chains", not broken, f"{len(run_ids)} runs, {len(broken)} broken", advice)
+
+
+async def _runs(call: Call) -> AsyncIterator[Check]:
+    now, dead, held = SystemClock().now(), [], []
+    async for head in every_head(call.store):
+        if head.status is RunStatus.RUNNING and is_held(head, now) is None:
+            dead.append(head.run_id)
+        if head.status is RunStatus.PAUSED and head.wait is Wait.OPERATOR:
+            held.append(head.run_id)
+    yield Check("dead leases", not dead, _some(dead), "their workers are gone: start a worker, or run them again")
+    advice = "they need attention: python -m flujo show tells why, unpark lets them go on"
+    yield Check("parked runs", not held, _some(held), advice)
+
+
+def _some(run_ids: list[str]) -> str:
+    more = f" and {len(run_ids) - 3} more" if len(run_ids) > 3 else ""
+    return ", ".join(run_ids[:3]) + more if run_ids else "none"
+
+
+COMMANDS = (Command("doctor", "look at the health of a store, and say what to do", doctor),)

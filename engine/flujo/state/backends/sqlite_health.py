@@ -1,0 +1,53 @@
+"""What can be seen from outside of the health of an SQLite store, by a connection that may only read."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from flujo.codec import RECORDS
+from flujo.records import AuditEvent, RunHead, Tombstone
+from flujo.state.backends.sqlite_schema import SCHEMA_VERSION, TABLES
+
+Found = tuple[str, bool, str, str]
+
+
+def health(path: Path, synchronous: str) -> Iterator[Found]:
+    """The name of each check, whether it is well, what was found, and what to do if it is not."""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True)) as connection:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        yield (
+            "schema",
+            version == SCHEMA_VERSION,
+            f"version {version} of {SCHEMA_VERSION}",
+            "open the store once to renew it",
+        )
+        said = [row[0] for row in connection.execute("PRAGMA integrity_check(5)")]
+        yield "integrity", said == ["ok"], "; ".join(said), "the file is damaged: restore it from a backup"
+        mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+        yield "journal", mode == "wal", mode, "another program changed it: open the store once to set it back"
+        sure = synchronous == "FULL"
+        advice = "a power cut may take the last commits: open the store with synchronous='FULL'"
+        yield "synchronous", sure, f"{synchronous}, as this backend opens it", advice
+        orphans = sum(_orphans(connection))
+        yield (
+            "orphans",
+            not orphans,
+            f"{orphans} rows without their run",
+            "restore the runs they belong to from a backup",
+        )
+
+
+def _orphans(connection: sqlite3.Connection) -> Iterator[int]:
+    run, gone = TABLES[RunHead], TABLES[Tombstone]
+    for record in RECORDS:
+        if record in (RunHead, Tombstone):
+            continue
+        known = f"SELECT run_id FROM {run}"
+        if record is AuditEvent:
+            known += f" UNION SELECT run_id FROM {gone}"
+        sql = f"SELECT count(*) FROM {TABLES[record]} WHERE run_id NOT IN ({known})"
+        yield connection.execute(sql).fetchone()[0]
