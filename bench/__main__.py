@@ -14,6 +14,7 @@ MEASUREMENTS: dict[str, Callable[[int], Iterator[Row]]] = {
     "many_runs": engine.many_runs,
     "large_context": engine.large_context,
     "long_run": engine.long_run,
+    "loading": engine.loading,
     "pause_and_resume": engine.pause_and_resume,
     "in_memory": engine.in_memory,
     "importing": engine.importing,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from functools import partial
 from pathlib import Path
 
 from flujo import Flujo
+from flujo.records import AuditEvent
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.backends.sqlite import SQLiteBackend
+from flujo.state.backends.sqlite_schema import TABLES
 from flujo.state.base import StateBackend
 
 from bench.measuring import RawLimit, Row, folder, interleaved, milliseconds, ratio
@@ -125,6 +128,34 @@ async def _last_against_first(backend: StateBackend) -> float:
     steps = runner(adding(2_000), backend).run_async(0, run_id=new_id())
     moments = [time.perf_counter() async for _ in steps]
     return (moments[1999] - moments[1899]) / (moments[199] - moments[99])
+
+
+def loading(rounds: int) -> Iterator[Row]:
+    """What it takes to load a run of 10,000 steps against reading its rows and doing nothing with them."""
+    steps = 10_000
+    with folder() as where, asyncio.Runner() as loop:
+        backend = SQLiteBackend(where / "runs.db", synchronous="NORMAL")
+        flujo = runner(adding(steps), backend)
+        loop.run(seconds_of(flujo, run_id="long"))
+        connection = sqlite3.connect(where / "runs.db")
+        tables = [table for record, table in TABLES.items() if record is not AuditEvent]
+
+        def read() -> float:
+            began = time.perf_counter()
+            for table in tables:
+                connection.execute(f"SELECT * FROM {table} WHERE run_id = 'long'").fetchall()
+            return time.perf_counter() - began
+
+        def load() -> float:
+            began = time.perf_counter()
+            assert loop.run(backend.load("long")) is not None
+            return time.perf_counter() - began
+
+        limits, seconds = interleaved(rounds, read, load)
+        connection.close()
+        loop.run(backend.close())
+    note = f"{milliseconds(seconds)}, rows {milliseconds(limits)}"
+    yield Row("SQLite, loading a run of 10,000 steps", ratio(seconds, limits), "× rows", 4, note=note)
 
 
 def pause_and_resume(rounds: int) -> Iterator[Row]:

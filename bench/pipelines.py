@@ -58,10 +58,10 @@ def new_id() -> str:
     return f"run-{next(_ids)}"
 
 
-async def seconds_of(runner: Flujo, *, text: str = "") -> float:
+async def seconds_of(runner: Flujo, *, text: str = "", run_id: str = "") -> float:
     """How long one run takes from its start to its result."""
     began = time.perf_counter()
-    result = await runner.run_async(0, initial_context_data={"run_id": new_id(), "text": text})
+    result = await runner.run_async(0, initial_context_data={"run_id": run_id or new_id(), "text": text})
     seconds = time.perf_counter() - began
     assert result.status == "completed", result.error
     return seconds

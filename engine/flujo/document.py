@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from flujo import canonical, codec
 from flujo.batch import Batch
@@ -30,6 +30,7 @@ from flujo.records import (
 )
 from flujo.status import AtDeadline, DecisionOutcome, RunStatus, TaskStatus, Wait, WaitStatus
 
+R = TypeVar("R", bound=Record)
 _GONE_WITH_THE_RUN = (
     RunInput,
     Checkpoint,
@@ -70,6 +71,12 @@ class RunDocument:
             self.head = record
         else:
             self._table(type(record))[record.key_values()] = record
+
+    def put_all(self, kind: type[R], rows: Sequence[R]) -> None:
+        """Add many rows of one kind, other than the head."""
+        if rows:
+            keys = map(kind.key_of, rows) if len(kind.key) > 1 else [row.key_values() for row in rows]
+            self._table(kind).update(zip(keys, rows, strict=True))
 
     def _table(self, record: type[Record]) -> dict[tuple[Any, ...], Any]:
         table = self.rows.get(record)

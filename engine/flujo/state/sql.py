@@ -190,11 +190,11 @@ class SqlView:
 
     def document(self) -> RunDocument | None:
         """The run without its audit events and its log; None when the store knows nothing of it."""
-        records: list[Record] = []
+        document = RunDocument(self.run_id, self.head)
         for kind in RECORDS:
-            if kind not in APART:
-                records += self._rows(kind)
-        return RunDocument.of(self.run_id, records) if records else None
+            if kind is not RunHead and kind not in APART:
+                document.put_all(kind, self._rows(kind))
+        return document if document.head is not None or document.rows else None
 
     def whole(self) -> RunDocument | None:
         """The run with all that is stored of it."""
@@ -215,18 +215,16 @@ def fetch(
 ) -> list[R]:
     """The records that a condition selects. Raises `CorruptState` when a row is none."""
     cursor.execute(dialect.select(record, where, suffix), parameters)
-    readers = _SHAPES[record].readers
-    found = []
+    rows = cursor.fetchall()
+    if not rows:
+        return []
+    fields: list[Any] = list(zip(*rows, strict=True))  # by columns: a long run has thousands of rows
     try:
-        for row in cursor.fetchall():
-            values = list(row)
-            for position, read in readers:
-                if values[position] is not None:
-                    values[position] = read(values[position])
-            found.append(record(*values))
+        for position, read in _SHAPES[record].readers:
+            fields[position] = [None if value is None else read(value) for value in fields[position]]
+        return list(map(record, *fields))
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptState(f"A stored {record.__name__} cannot be read: {error}") from error
-    return found
 
 
 def transact(
@@ -366,7 +364,7 @@ def _reader(kind: type) -> Callable[[Any], Any] | None:
 
 
 def _time_from_db(value: Any) -> datetime:
-    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    moment = datetime.fromisoformat(value) if type(value) is str else value
     if moment.tzinfo is UTC:
         return moment
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
