@@ -43,7 +43,7 @@ class DecisionForm:
                 page.schema,
                 data=sent,
                 files=request.FILES if sent is not None else None,
-                initial=answer.data if answer else None,
+                initial=answer.data if answer else page.suggested,
                 user=user,
                 disabled=sent is None and not form.usable,
             )
@@ -71,7 +71,8 @@ class DecisionForm:
         answer = self.page.answer
         if self.sent is not None:
             return self._text("answer").replace("\r\n", "\n")
-        return str(answer.data) if answer and isinstance(answer.data, str) else ""
+        data = answer.data if answer else self.page.suggested
+        return data if isinstance(data, str) else ""
 
     @property
     def key(self) -> str:

@@ -21,6 +21,13 @@ def duration_words(seconds: float) -> str:
     raise AssertionError("a minute or more always has a unit")
 
 
+def due_words(seconds: float) -> str:
+    """`due in 2 h 10 min`; `overdue 14 min` when `seconds` is negative."""
+    minutes = abs(seconds) // 60
+    words = duration_words(minutes * 60) if minutes else "less than a minute"
+    return f"due in {words}" if seconds > 0 else f"overdue {words}"
+
+
 def ago_words(seconds: float) -> str:
     """`just now`, `5 min ago`, `2 h ago`, `3 d ago`; `in 5 min` when `seconds` is negative."""
     distance = abs(seconds)

@@ -152,6 +152,6 @@ def _pause(task: HumanTask, document: RunDocument) -> Pause:
         raised_at=task.raised_at,
         due_at=task.due_at,
         if_expired=task.if_expired,
-        votes=leading(document.votes(task.path, task.generation)),
+        votes=leading(vote.data for vote in document.votes(task.path, task.generation)),
         quorum=task.quorum,
     )

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from django.utils import timezone
 from flujo.status import EventKind, TaskStatus
+from flujo.transitions.votes import leading
 
 from runs import access, display
 from runs.models import AuditEvent, Decision, HumanTask, Run, Vote
@@ -58,10 +60,16 @@ class Happening:
     kind: str
     actor: str
     at: datetime
+    data: dict[str, Any]
 
     @property
     def words(self) -> str:
-        return HISTORY_WORDS.get(self.kind, self.kind)
+        words = HISTORY_WORDS.get(self.kind, self.kind)
+        if self.kind == EventKind.HUMAN_TASK_ESCALATED:
+            return f"{words} to {_named(self.data.get('to', []))}"
+        if self.kind == EventKind.VOTE_RECORDED:
+            return f"{words}: {self.data.get('votes')} of {self.data.get('quorum')}"
+        return words
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +98,29 @@ class RequestPage:
     @property
     def votes_words(self) -> str:
         """`1 of 2`: how many people agree so far, and how many must."""
-        given = [vote.data for vote in self.votes]
-        return f"{max((given.count(each) for each in given), default=0)} of {self.task.quorum}"
+        return f"{leading(json.dumps(vote.data, sort_keys=True) for vote in self.votes)} of {self.task.quorum}"
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the deadline of an open request has passed."""
+        return self.open and self.task.due_at is not None and self.task.due_at <= timezone.now()
+
+    @property
+    def escalates_to(self) -> str:
+        """Who may answer too when nobody else has in time; "" when that is over, or nobody."""
+        waits = self.open and self.task.escalated_at is None and self.task.escalate_to
+        return _named(json.loads(self.task.escalate_to)) if waits else ""
+
+    @property
+    def reminders(self) -> list[datetime]:
+        """The reminders of an open request that are still to come."""
+        return [datetime.fromisoformat(at) for at in json.loads(self.task.reminders or "[]")] if self.open else []
+
+    @property
+    def suggested(self) -> Any:
+        """What an open form begins with: what this person, or else the first one, has voted for."""
+        votes = [self.my_vote] if self.my_vote is not None else self.votes
+        return votes[0].data if votes else None
 
     @property
     def my_vote(self) -> Ballot | None:
@@ -106,7 +135,15 @@ class RequestPage:
     @property
     def verb(self) -> str:
         """What the positive button does."""
-        return {"bool": "Approve", "text": "Answer"}.get(self.task.kind, "Submit")
+        verb = {"bool": "Approve", "text": "Answer"}.get(self.task.kind, "Submit")
+        return verb if self.task.quorum == 1 else f"Vote to {verb.lower()}"
+
+    @property
+    def condition(self) -> str:
+        """When what the positive button promises happens."""
+        if self.task.quorum == 1:
+            return f"If you {self.verb.lower()}"
+        return f"When {self.task.quorum} people gave the same answer ({self.votes_words} so far)"
 
     @property
     def step(self) -> int:
@@ -175,4 +212,9 @@ def _votes(user: User, task: HumanTask) -> list[Ballot]:
 
 def _history(task: HumanTask) -> list[Happening]:
     events = AuditEvent.objects.filter(run_id=task.run_id, path=task.path).order_by("seq")
-    return [Happening(kind, actor, at) for kind, actor, at in events.values_list("kind", "actor", "at")]
+    told = events.values_list("kind", "actor", "at", "body")
+    return [Happening(kind, actor, at, json.loads(body).get("data", {})) for kind, actor, at, body in told]
+
+
+def _named(names: list[str]) -> str:
+    return ", ".join(names).replace("group:", "group ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,12 +11,15 @@ from typing import TYPE_CHECKING, TypedDict
 
 from django.contrib.auth.models import Group
 from django.core import signing
-from django.db.models import Case, Count, IntegerField, Q, QuerySet, Value, When
+from django.db.models import Case, Count, Exists, F, IntegerField, OuterRef, Q, QuerySet, Value, When
 from django.db.models.functions import StrIndex
+from django.utils import timezone
 from flujo.status import TaskStatus
+from flujo.transitions.votes import OWN_RUN, leading
 
 from runs import access, display
-from runs.models import Decision, HumanTask
+from runs.inbox_filter import tomorrow
+from runs.models import Decision, HumanTask, Vote
 from runs.queries import keyset
 
 if TYPE_CHECKING:
@@ -26,11 +30,20 @@ if TYPE_CHECKING:
 
     class _Rank(TypedDict):
         rank: int
+        sort_at: datetime
 
     RankedTask = WithAnnotations[HumanTask, _Rank]
     RankedTasks = QuerySet[RankedTask]
 
-MINE, BLOCKED, OTHERS = 0, 1, 2
+OVERDUE, TODAY, LATER, VOTED, BLOCKED, OTHERS = range(6)
+TITLES = {
+    OVERDUE: "Overdue",
+    TODAY: "Due today",
+    LATER: "Later",
+    VOTED: "Waiting for others",
+    BLOCKED: "Blocked for you",
+    OTHERS: "For other people",
+}
 SIZE = 50
 _SALT = "flujo.inbox"
 
@@ -57,6 +70,9 @@ class InboxRow:
     decided_by: str = ""
     closed_at: datetime | None = None
     closed_reason: str = ""
+    due_at: datetime | None = None
+    escalated: bool = False
+    votes: str = ""
     is_new: bool = False
 
     @property
@@ -70,6 +86,7 @@ class Section:
     """The rows of one rank, and how many there are in all."""
 
     rank: int
+    title: str
     rows: list[InboxRow]
     count: int
 
@@ -90,7 +107,7 @@ class InboxPage:
 
 
 def ranked(user: User, tasks: QuerySet[HumanTask]) -> RankedTasks:
-    """`tasks` with `rank`: the user can decide it, is named but lacks the permission, or others must act."""
+    """`tasks` with `rank`, the section they stand in for this user, and `sort_at`, by which they stand in it."""
     groups = Group.objects.filter(user=user.pk).values_list("name", flat=True)
     names = [user.get_username(), *(f"group:{name}" for name in groups)]
     needles = {f"named_{index}": _contains(name) for index, name in enumerate(names)}
@@ -99,13 +116,24 @@ def ranked(user: User, tasks: QuerySet[HumanTask]) -> RankedTasks:
         named |= Q(**{f"{alias}__gt": 0})
     granted = access.pipelines_for(user, "decide")
     may = Q(pk__isnull=False) if granted is None else Q(run__pipeline__in=granted)
+    can = may & (named | Q(candidates=""))
+    mine = Q(run__requester=user.get_username()) | Q(run__started_by=user.get_username())
+    own = Vote.objects.filter(
+        run=OuterRef("run"), path=OuterRef("path"), generation=OuterRef("generation"), actor=user.get_username()
+    )
+    now = timezone.now()
     rank = Case(
-        When(may & (named | Q(candidates="")), then=Value(MINE)),
+        When(can & Q(four_eyes=True) & mine, then=Value(BLOCKED)),
+        When(can & Q(quorum__gt=1) & Exists(own), then=Value(VOTED)),
+        When(can & Q(due_at__lte=now), then=Value(OVERDUE)),
+        When(can & Q(due_at__lt=tomorrow(now)), then=Value(TODAY)),
+        When(can, then=Value(LATER)),
         When(named, then=Value(BLOCKED)),
         default=Value(OTHERS),
         output_field=IntegerField(),
     )
-    return tasks.alias(**needles).annotate(rank=rank)
+    sort_at = Case(When(rank__in=[OVERDUE, TODAY], then=F("due_at")), default=F("raised_at"))
+    return tasks.alias(**needles).annotate(rank=rank).annotate(sort_at=sort_at)
 
 
 def _contains(name: str) -> StrIndex:
@@ -115,12 +143,13 @@ def _contains(name: str) -> StrIndex:
 
 def waiting_for(user: User) -> RankedTasks:
     """The open human tasks that `user` can decide: the navigation's count and the inbox's first section."""
-    return ranked(user, access.open_tasks(user)).filter(rank=MINE)
+    return ranked(user, access.open_tasks(user)).filter(rank__lte=LATER)
 
 
 def next_open(user: User, wanted: InboxFilter, after: int = 0) -> HumanTask | None:
-    """The oldest request that waits for `user` in this filter, other than `after`."""
-    return wanted.apply(waiting_for(user)).exclude(pk=after).order_by("raised_at", "pk").first()
+    """The first request that waits for `user` in this filter, other than `after`."""
+    waiting = ranked(user, wanted.apply(access.open_tasks(user))).filter(rank__lte=LATER)
+    return waiting.exclude(pk=after).order_by("rank", "sort_at", "pk").first()
 
 
 def pipelines(user: User) -> list[str]:
@@ -135,13 +164,14 @@ def open_page(user: User, wanted: InboxFilter, shown: frozenset[int] = frozenset
     if wanted.view == "mine":
         tasks = tasks.filter(rank__lte=BLOCKED)
     counts = dict(tasks.order_by().values_list("rank").annotate(Count("pk")))
-    found = list(_after(tasks, wanted.cursor).order_by("rank", "raised_at", "pk")[: SIZE + 1])
+    found = list(_after(tasks, wanted.cursor).order_by("rank", "sort_at", "pk")[: SIZE + 1])
     more, found = len(found) > SIZE, found[:SIZE]
     gone = _closed_since(user, shown - {task.pk for task in found})
-    rows = _rows([*found, *gone], shown)
+    rows = _rows(user, [*found, *gone], shown)
+    urgent = counts.keys() & {OVERDUE, TODAY}
     sections = [
-        Section(rank, own, counts.get(rank, 0))
-        for rank in (MINE, BLOCKED, OTHERS)
+        Section(rank, title if rank != LATER or urgent else "Waiting for you", own, counts.get(rank, 0))
+        for rank, title in TITLES.items()
         if (own := [row for row in rows if row.rank == rank])
     ]
     older = _cursor(found[-1]) if more else ""
@@ -154,7 +184,7 @@ def decided_page(user: User, wanted: InboxFilter) -> InboxPage:
     tasks = tasks.filter(closed_at__isnull=False)
     cursor = keyset.read(wanted.cursor) if wanted.cursor else None
     window = keyset.window(tasks, cursor, at="closed_at", key="id", size=SIZE)
-    rows = _rows(window.rows, frozenset())
+    rows = _rows(user, window.rows, frozenset())
     return InboxPage(decided=rows, mine_count=waiting_for(user).count(), older=window.older, newer=window.newer)
 
 
@@ -165,7 +195,7 @@ def _closed_since(user: User, ids: Iterable[int]) -> list[RankedTask]:
     return list(ranked(user, access.visible_tasks(user)).filter(pk__in=wanted).exclude(status=TaskStatus.OPEN))
 
 
-def _rows(tasks: list[RankedTask], shown: frozenset[int]) -> list[InboxRow]:
+def _rows(user: User, tasks: list[RankedTask], shown: frozenset[int]) -> list[InboxRow]:
     """The rows of `tasks` in the order of the list, with the decisions of those that have one."""
     closed = [task for task in tasks if task.status != TaskStatus.OPEN]
     decisions = (
@@ -176,16 +206,28 @@ def _rows(tasks: list[RankedTask], shown: frozenset[int]) -> list[InboxRow]:
         if closed
         else {}
     )
-    rows = [
-        _row(
-            task, decisions.get((task.run_id, task.path, task.generation)), is_new=bool(shown) and task.pk not in shown
-        )
-        for task in tasks
-    ]
-    return rows if not shown else sorted(rows, key=lambda row: (row.rank, row.is_new, row.raised_at, row.task_id))
+    votes = _votes([task for task in tasks if task.quorum > 1])
+    rows = []
+    for task in tasks:
+        question = (task.run_id, task.path, task.generation)
+        given = leading(vote.data for vote in votes.get(question, []))
+        rows.append(_row(task, user, decisions.get(question), given, is_new=bool(shown) and task.pk not in shown))
+    if not shown:
+        return rows
+    order = {task.pk: task.sort_at for task in tasks}
+    return sorted(rows, key=lambda row: (row.rank, row.is_new, order[row.task_id], row.task_id))
 
 
-def _row(task: RankedTask, decision: Decision | None, *, is_new: bool) -> InboxRow:
+def _votes(tasks: list[RankedTask]) -> dict[tuple[str, str, int], list[Vote]]:
+    """The votes on these requests, by run, path and generation."""
+    found = defaultdict(list)
+    if tasks:
+        for vote in Vote.objects.filter(run__in={task.run_id for task in tasks}):
+            found[vote.run_id, vote.path, vote.generation].append(vote)
+    return found
+
+
+def _row(task: RankedTask, user: User, decision: Decision | None, votes: int, *, is_new: bool) -> InboxRow:
     run, rank = task.run, task.rank
     return InboxRow(
         task_id=task.pk,
@@ -201,35 +243,40 @@ def _row(task: RankedTask, decision: Decision | None, *, is_new: bool) -> InboxR
         status=task.status,
         candidates=json.loads(task.candidates) if task.candidates else [],
         rank=rank,
-        blocked=_blocked(task) if rank == BLOCKED else "",
+        blocked=_blocked(task, user) if rank == BLOCKED else "",
         outcome=decision.outcome if decision else "",
         decided_by=decision.actor if decision else "",
         closed_at=task.closed_at,
         closed_reason=task.closed_reason,
+        due_at=task.due_at,
+        escalated=task.escalated_at is not None,
+        votes=f"{votes} of {task.quorum}" if task.quorum > 1 else "",
         is_new=is_new,
     )
 
 
-def _blocked(task: HumanTask) -> str:
-    """The sentence of `access.may_decide` for someone who is named but has no permission."""
+def _blocked(task: HumanTask, user: User) -> str:
+    """Why someone who is named, or could decide, may not."""
+    if task.four_eyes and user.get_username() in (task.run.requester, task.run.started_by):
+        return OWN_RUN
     return f"You are named, but may not decide on {task.run.pipeline}. An administrator can grant your group 'decide'."
 
 
 def _after(tasks: RankedTasks, cursor: str) -> RankedTasks:
     if not cursor:
         return tasks
-    rank, raised_at, pk = _read(cursor)
-    later = Q(raised_at__gt=raised_at) | Q(raised_at=raised_at, pk__gt=pk)
+    rank, sort_at, pk = _read(cursor)
+    later = Q(sort_at__gt=sort_at) | Q(sort_at=sort_at, pk__gt=pk)
     return tasks.filter(Q(rank__gt=rank) | (Q(rank=rank) & later))
 
 
 def _cursor(task: RankedTask) -> str:
-    return signing.dumps([task.rank, task.raised_at.isoformat(), task.pk], salt=_SALT)
+    return signing.dumps([task.rank, task.sort_at.isoformat(), task.pk], salt=_SALT)
 
 
 def _read(cursor: str) -> tuple[int, datetime, int]:
     try:
-        rank, raised_at, pk = signing.loads(cursor, salt=_SALT)
+        rank, sort_at, pk = signing.loads(cursor, salt=_SALT)
     except signing.BadSignature as error:
         raise keyset.InvalidCursor(keyset.InvalidCursor.__doc__) from error
-    return rank, datetime.fromisoformat(raised_at), pk
+    return rank, datetime.fromisoformat(sort_at), pk

@@ -14,7 +14,7 @@ from heroicons.templatetags.heroicons import heroicon_mini
 
 from runs import display
 from runs import json_tree as json_trees
-from runs.words import ago_words, duration_words
+from runs.words import ago_words, due_words, duration_words
 
 register = template.Library()
 
@@ -80,6 +80,19 @@ def until(when: datetime | None, form: str = "until {} ({})") -> SafeString | st
         '<time datetime="{}" data-ago>{}</time>', when.isoformat(), ago_words((now - when).total_seconds())
     )
     return format_html(form, day + local.strftime("%H:%M %Z"), distance)
+
+
+@register.simple_tag
+def due(when: datetime | None) -> SafeString | str:
+    """How long until a deadline, or since; the exact time in the title; a script keeps the words true."""
+    if when is None:
+        return ""
+    return format_html(
+        '<time class="due" datetime="{}" title="{}" data-due>{}</time>',
+        when.isoformat(),
+        timezone.localtime(when).strftime("%a %d %b %Y, %H:%M:%S %Z"),
+        due_words((when - timezone.now()).total_seconds()),
+    )
 
 
 @register.simple_tag

@@ -12,7 +12,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from runs.inbox_filter import VIEWS, InboxFilter
+from runs.inbox_filter import DUE, VIEWS, InboxFilter
 from runs.queries import inbox
 from runs.queries.keyset import InvalidCursor
 
@@ -32,7 +32,11 @@ def index(request: HttpRequest) -> HttpResponse:
         return redirect(request.path + wanted.link(cursor=""))
     tabs = [(view, label, wanted.link(view=view, cursor="")) for view, label in VIEWS.items()]
     pipelines = inbox.pipelines(request.user)
-    return render(request, "inbox/index.html", {**context, "tabs": tabs, "pipelines": pipelines, "nav": "inbox"})
+    return render(
+        request,
+        "inbox/index.html",
+        {**context, "tabs": tabs, "pipelines": pipelines, "due": DUE.items(), "nav": "inbox"},
+    )
 
 
 @require_safe

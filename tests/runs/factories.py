@@ -27,6 +27,7 @@ from runs.models import (
     RunInput,
     RunWait,
     Tombstone,
+    Vote,
 )
 
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
@@ -240,6 +241,19 @@ def decision(
         data=canonical(data),
         actor=actor,
         **row,
+    )
+
+
+def vote(task: HumanTask, *, data: Any = True, actor: str = "ana", **fields: Any) -> Vote:
+    """What one person answered to `task`, which several must answer alike."""
+    defaults = {"reason": "", "channel": "ui", "voted_at": task.raised_at + timedelta(minutes=5)}
+    return Vote.objects.create(
+        run=task.run,
+        path=task.path,
+        generation=task.generation,
+        actor=actor,
+        data=canonical(data),
+        **{**defaults, **fields},
     )
 
 

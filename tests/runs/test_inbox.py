@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 from flujo.status import TaskStatus
 from pytest_django import DjangoAssertNumQueries
 
@@ -51,8 +54,8 @@ def test_inbox_keeps_apart_what_i_can_decide_what_i_am_blocked_on_and_what_other
     _waiting("mine", candidates=["ana", "ben"])
     html = _page(sign_in(ana), "?view=all")
     assert _subjects(html) == ["mine", "blocked", "others"]
-    assert [html.index(words) for words in ("Waiting for you", "Blocked for you", "Waiting for others")] == sorted(
-        html.index(words) for words in ("Waiting for you", "Blocked for you", "Waiting for others")
+    assert [html.index(words) for words in ("Waiting for you", "Blocked for you", "For other people")] == sorted(
+        html.index(words) for words in ("Waiting for you", "Blocked for you", "For other people")
     )
     assert "may not decide on refunds" in html
     assert _subjects(_page(sign_in(ana))) == ["mine", "blocked"]
@@ -226,3 +229,121 @@ def test_inbox_filter_goes_along_from_request_to_request(sign_in: SignIn, operat
     )
     last = client.get(f"/inbox/next/?pipeline=returns&after={first.pk}")
     assert last["Location"] == f"/inbox/{other.pk}/?pipeline=returns"
+
+
+# Deadlines, votes and four eyes
+
+
+@pytest.fixture
+def at_nine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is nine in the morning."""
+    monkeypatch.setattr(timezone, "now", lambda: factories.NOW)
+
+
+def _due(title: str, due_in: timedelta | None, **fields: Any) -> HumanTask:
+    task = _waiting(title, hours=1)
+    due_at = None if due_in is None else factories.NOW + due_in
+    HumanTask.objects.filter(pk=task.pk).update(due_at=due_at, **fields)
+    task.refresh_from_db()
+    return task
+
+
+def _headings(html: str) -> list[str]:
+    return re.findall(r'id="inbox-section-\d"[^>]*>\s*([^<]+?)\s*<', html)
+
+
+@pytest.mark.usefixtures("at_nine")
+def test_inbox_puts_what_is_overdue_first_then_what_is_due_today(sign_in: SignIn, operator: User) -> None:
+    _due("at any time", None)
+    _due("tomorrow", timedelta(hours=15))
+    _due("this evening", timedelta(hours=9))
+    _due("soon", timedelta(hours=2, minutes=10))
+    _due("late", -timedelta(minutes=14))
+    _due("very late", -timedelta(days=3))
+    html = _page(sign_in(operator))
+    assert _headings(html) == ["Overdue", "Due today", "Later"]
+    assert _subjects(html) == ["very late", "late", "soon", "this evening", "at any time", "tomorrow"]
+    for words in ("overdue 14 min", "overdue 3 d", "due in 2 h 10 min", "due in 15 h"):
+        assert f">{words}</time>" in html
+    first = sign_in(operator).get("/inbox/next/")
+    assert first.headers["Location"] == HumanTask.objects.get(run__title="very late").get_absolute_url()
+
+
+@pytest.mark.usefixtures("at_nine")
+@pytest.mark.parametrize(
+    ("due", "found"),
+    [("overdue", ["late"]), ("today", ["soon"]), ("later", ["never", "next week"]), ("whenever", ["late", "soon"])],
+)
+def test_inbox_narrows_to_a_deadline(due: str, found: list[str], sign_in: SignIn, operator: User) -> None:
+    _due("never", None)
+    _due("next week", timedelta(days=7))
+    _due("soon", timedelta(hours=1))
+    _due("late", -timedelta(hours=1))
+    html = _page(sign_in(operator), f"?due={due}")
+    assert _subjects(html)[: len(found)] == found
+    assert (len(_subjects(html)) == len(found)) == (due != "whenever")
+
+
+@pytest.mark.usefixtures("at_nine")
+def test_inbox_filter_by_deadline_that_finds_nothing_says_which(sign_in: SignIn, operator: User) -> None:
+    _due("never", None)
+    html = _page(sign_in(operator), "?due=overdue")
+    assert "No request matches this filter" in html
+    assert re.search(r"<p>\s*overdue\.", html)
+
+
+def test_inbox_moves_what_i_voted_on_to_waiting_for_others(sign_in: SignIn, operator: User) -> None:
+    task = _waiting("two must agree")
+    HumanTask.objects.filter(pk=task.pk).update(quorum=2)
+    other = factories.user("ben", can=["view", "decide"])
+    factories.vote(task, actor=operator.username)
+    mine, theirs = _page(sign_in(operator)), _page(sign_in(other))
+    assert (_headings(mine), _headings(theirs)) == (["Waiting for others"], ["Waiting for you"])
+    assert "1 of 2 answered alike" in mine
+    assert (inbox_count(operator), inbox_count(other)) == (0, 1)
+
+
+@pytest.mark.parametrize("field", ["requester", "started_by"])
+def test_inbox_blocks_what_i_set_going_under_four_eyes_and_says_why(
+    sign_in: SignIn, operator: User, field: str
+) -> None:
+    task = _waiting("my own", **{field: operator.username})
+    HumanTask.objects.filter(pk=task.pk).update(four_eyes=True)
+    html = _page(sign_in(operator))
+    assert _headings(html) == ["Blocked for you"]
+    assert "You started or requested this run: under four eyes somebody else must decide." in html
+    assert inbox_count(operator) == 0
+
+
+def test_inbox_marks_what_was_escalated(sign_in: SignIn, operator: User) -> None:
+    _due("escalated", timedelta(days=1), escalated_at=factories.NOW)
+    assert ">escalated</span>" in re.sub(r"<svg.*?</svg>", "", _page(sign_in(operator)), flags=re.DOTALL)
+
+
+@pytest.mark.usefixtures("at_nine")
+def test_inbox_pages_reach_every_section_once(sign_in: SignIn, operator: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox, "SIZE", 2)
+    for hours in (-5, -3, 1, 2, 30, 40):
+        _due(f"due {hours}", timedelta(hours=hours))
+    seen, query = [], ""
+    while True:
+        html = _page(sign_in(operator), query)
+        seen += _subjects(html)
+        following = re.search(r'href="([^"]+)" rel="next"', html)
+        if following is None:
+            break
+        query = following[1].replace("&amp;", "&")
+    assert seen == ["due -5", "due -3", "due 1", "due 2", "due 30", "due 40"]
+
+
+def test_inbox_with_votes_and_deadlines_takes_a_fixed_number_of_queries(sign_in: SignIn, operator: User) -> None:
+    counts = []
+    for wanted in (1, 6):
+        while HumanTask.objects.count() < wanted:
+            task = _due("two must agree", timedelta(days=2), quorum=2)
+            factories.vote(task, actor="ben")
+        client = sign_in(operator)
+        with CaptureQueriesContext(connection) as queries:
+            _page(client)
+        counts.append(len(queries))
+    assert counts[0] == counts[1]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
+from django.utils import timezone
 from flujo import PipelineRegistry, Step, step
 from flujo.errors import AlreadyDecided, NotAllowed
 from flujo.status import DecisionOutcome, RunStatus
@@ -143,3 +145,42 @@ def test_page_tells_the_voter_that_others_are_missing(client: Client, task: Huma
     form = {"outcome": "approved", "generation": task.generation, "digest": task.digest, "key": "k"}
     page = client.post(f"{task.get_absolute_url()}decide/", form, follow=True).content.decode()
     assert "Your vote is recorded: 1 of 2." in page
+
+
+def test_page_shows_the_votes_so_far_and_what_happens_at_the_deadline(
+    client: Client, task: HumanTask, people: list[User]
+) -> None:
+    due_at = timezone.now() + timedelta(hours=5, seconds=30)
+    HumanTask.objects.filter(pk=task.pk).update(due_at=due_at, at_deadline="reject", if_expired="reject: stop the run")
+    vote(people[1], task, reason="A good price.")
+    client.force_login(people[0])
+    html = client.get(task.get_absolute_url()).content.decode()
+    for words in (
+        "Votes: 1 of 2",
+        "A good price.",
+        "due in 5 h",
+        "If nobody answers by",
+        "Reject: stop the run.",
+        "Voted",
+    ):
+        assert words in html, words
+    assert "You have voted" not in html
+    vote(people[0], task, data=True)
+    assert "due in" not in client.get(task.get_absolute_url()).content.decode()
+
+
+def test_form_of_a_second_voter_begins_with_the_first_ones_answer(client: Client, people: list[User]) -> None:
+    run = factories.run(status=RunStatus.PAUSED, steps=("approve", "post"))
+    schema = {"type": "object", "properties": {"limit": {"type": "integer", "title": "Limit"}}, "required": ["limit"]}
+    task = factories.human_task(run, quorum=2, schema=schema)
+    factories.vote(task, data={"limit": 4711}, actor="ben")
+    client.force_login(people[0])
+    assert 'value="4711"' in client.get(task.get_absolute_url()).content.decode()
+
+
+def test_live_fragment_shows_votes_and_holds_no_form(client: Client, task: HumanTask, people: list[User]) -> None:
+    vote(people[1], task)
+    client.force_login(people[0])
+    fragment = client.get(f"/_f/inbox/{task.pk}/").content.decode()
+    assert "1 of 2 answered alike" in fragment
+    assert "<form" not in fragment

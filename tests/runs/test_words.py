@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runs.words import UNITS, ago_words, duration_words
+from runs.words import UNITS, ago_words, due_words, duration_words
 
 AGO = Path(__file__).resolve().parents[2] / "static/js/ago.js"
 
@@ -36,3 +36,17 @@ def test_the_browser_counts_in_the_same_units() -> None:
     found = re.search(r"const UNITS = (\[.*\]);", AGO.read_text())
     assert found is not None
     assert [tuple(unit) for unit in json.loads(found[1])] == list(UNITS)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (7_800, "due in 2 h 10 min"),
+        (9 * 86_400 + 3_700, "due in 9 d 1 h"),
+        (59, "due in less than a minute"),
+        (-1, "overdue less than a minute"),
+        (-870, "overdue 14 min"),
+    ],
+)
+def test_a_deadline_is_said_by_what_is_left_or_how_long_it_is_over(seconds: float, words: str) -> None:
+    assert due_words(seconds) == words

@@ -11,6 +11,7 @@ from flujo.errors import InvalidInput, NotAllowed
 from flujo.records import HumanTask, Vote
 from flujo.status import EventKind
 
+OWN_RUN = "You started or requested this run: under four eyes somebody else must decide."
 Counts = Callable[[str], bool]
 """Whether the vote of this person still counts: who has lost the right to decide is not asked again."""
 
@@ -34,7 +35,7 @@ def may_not_decide(run: Started, actor: str) -> str | None:
     if not actor:
         return "This request is under four eyes: say who decides with actor=…."
     if actor in (run.requester, run.started_by):
-        return "You started or requested this run: under four eyes somebody else must decide."
+        return OWN_RUN
     return None
 
 
@@ -82,7 +83,7 @@ def _counts(vote: Vote, newest: Vote, counts: Counts) -> bool:
     return vote.actor == newest.actor or counts(vote.actor)
 
 
-def leading(votes: Iterable[Vote]) -> int:
+def leading(answers: Iterable[str]) -> int:
     """How many people agree on the answer that most of them gave."""
-    answers = [vote.data for vote in votes]
-    return max((answers.count(answer) for answer in answers), default=0)
+    given = list(answers)
+    return max((given.count(answer) for answer in given), default=0)
