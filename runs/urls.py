@@ -14,6 +14,7 @@ from runs.views import (
     run,
     run_cancel,
     run_fork,
+    run_log,
     run_rerun,
     run_retry,
     run_signal,
@@ -49,6 +50,7 @@ _runs = [
     path("runs/<str:run_id>/steps/<path:step_path>/", run.step, name="run_step"),
     path("_f/runs/", runs.fragment, name="f_runs"),
     path("_f/runs/<str:run_id>/", run.fragment, name="f_run"),
+    path("_f/runs/<str:run_id>/log/<path:step_path>/", run_log.tail, name="f_run_log"),
 ]
 
 _pipelines = [

@@ -1,4 +1,4 @@
-"""The feed: one thread per web process that tails the audit events and tells the local channel layer what changed.
+"""The feed: one thread per web process that tells the local channel layer which runs have new events or reports.
 
 Every web process reads the table itself, so a lost layer message or a lost hint is never a lost update. The feed runs
 while a socket is open: it needs no start-up hook of the server.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
@@ -21,6 +21,7 @@ from django.db import DatabaseError, connection
 from django.db.models import Max
 
 from runs import dispatch
+from runs.live.report_tail import ReportTail
 from runs.live.topics import INBOX, INBOX_KINDS, RUNS, group_of, run_topic
 from runs.models import AuditEvent, Run, Tombstone
 
@@ -131,14 +132,16 @@ class _Tailing(Thread):
 
     def run(self) -> None:
         tail = Tail(overlap=OVERLAP_SECONDS if connection.vendor == "postgresql" else 0.0)
+        reports = ReportTail()
         dispatch.listen(self._woken)
         try:
             tail.start(monotonic())
+            reports.start()
             self.started.set_result(None)
             while not self._stopping.is_set():
                 self._wake.wait(POLL_SECONDS)
                 self._wake.clear()
-                self._stopping.wait(PAUSE_AFTER_READ if self._tell(tail) else PAUSE_AFTER_ERROR)
+                self._stopping.wait(PAUSE_AFTER_READ if self._tell(tail, reports) else PAUSE_AFTER_ERROR)
         except DatabaseError as error:
             self.started.set_exception(error)
         finally:
@@ -148,13 +151,14 @@ class _Tailing(Thread):
     def _woken(self, run_id: str) -> None:
         self._wake.set()
 
-    def _tell(self, tail: Tail) -> bool:
+    def _tell(self, tail: Tail, reports: ReportTail) -> bool:
         """Pass on what changed. A database that is away for a while costs a pause, never the feed."""
         try:
             changes = tail.read(monotonic())
             messages = list(messages_about(changes)) if changes else []
+            messages += messages_of_steps(set(reports.read()) - {change.run_id for change in changes})
         except DatabaseError:
-            logger.exception("The live feed could not read the event table; it tries again.")
+            logger.exception("The live feed could not read what changed; it tries again.")
             connection.close()
             return False
         if messages:
@@ -183,6 +187,12 @@ def messages_about(changes: list[Change]) -> Iterator[dict[str, Any]]:
     yield _message(RUNS, 0, set(pipelines.values()))
     if inbox := {pipelines.get(change.run_id, "") for change in changes if change.inbox}:
         yield _message(INBOX, 0, inbox)
+
+
+def messages_of_steps(run_ids: Collection[str]) -> list[dict[str, Any]]:
+    """One message for each run of which only a step said something: no list shows that."""
+    pipelines = _pipelines_of(list(run_ids)) if run_ids else {}
+    return [_message(run_topic(run_id), 0, {pipelines.get(run_id, "")}) for run_id in sorted(run_ids)]
 
 
 def _message(topic: str, rev: int, pipelines: set[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from flujo.status import ACTIVE, RunStatus, Wait
 from runs import access
 from runs.models import Run
 from runs.queries.run_list import is_stalled, state_word
+from runs.queries.step_reports import newest_report
 from runs.registry import registry
 
 CANCELLING = "Cancelling is under way: the run stops at its next safe point."
@@ -72,7 +73,7 @@ def header(user: access.User, run: Run) -> RunHeader:
 
 def rev(run: Run) -> str:
     """A word that changes whenever what the run's page shows changes, lengths of time aside."""
-    return f"{run.seq}{'s' if is_stalled(run, timezone.now()) else ''}"
+    return f"{run.seq}{newest_report(run)}{'s' if is_stalled(run, timezone.now()) else ''}"
 
 
 def _actions(user: access.User, run: Run) -> list[Action]:

@@ -11,10 +11,12 @@ from flujo.status import Wait, WaitStatus
 from flujo.transitions.lineage import NO_FENCE
 
 from runs import access
-from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run, RunInput, RunWait
+from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run, RunInput, RunWait, StepReport
+from runs.queries import step_reports
 from runs.queries.payload import HIDDEN_ERROR, Payload, payload
 from runs.queries.run_detail import last_own_frame, shape_of
 from runs.queries.run_header import RunHeader, header
+from runs.queries.step_reports import Log, ProgressLine, progress_of
 from runs.queries.waits import WaitLine, line_of
 from runs.registry import registry
 
@@ -31,6 +33,7 @@ class AttemptRow:
     error_message: str
     frame: str
     traceback: str
+    progress: ProgressLine | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class StepPage:
     output: Payload
     attempts: list[AttemptRow]
     questions: list[Question]
+    log: Log | None
     earlier: str
     later: str
 
@@ -73,8 +77,11 @@ class StepPage:
         return "Known once the step before it is saved." if self.number else "The step around it passes it on."
 
 
-def page(user: access.User, run: Run, path: str) -> StepPage:
-    """The page of the step at `path`. Raises `Http404` when the run has no such step."""
+def page(user: access.User, run: Run, path: str, *, attempt: int = 0) -> StepPage:
+    """The page of the step at `path`, with the log of one attempt, the newest if none is named.
+
+    Raises `Http404` when the run has no such step.
+    """
     head = header(user, run)
     shape = shape_of(run)
     names = [node["name"] for node in shape]
@@ -87,6 +94,7 @@ def page(user: access.User, run: Run, path: str) -> StepPage:
     retry = [wait for wait in every_wait if wait.kind == Wait.RETRY and wait.status == WaitStatus.OPEN]
     if path not in names and not (saved or attempts or tasks or waits):
         raise Http404("This run has no such step.")
+    reports = step_reports.reports_of(run, path)
     place = names.index(path) if path in names else None
     given = tasks[-1].evidence if tasks else _input(run, names, place)
     return StepPage(
@@ -102,11 +110,20 @@ def page(user: access.User, run: Run, path: str) -> StepPage:
         seconds=(saved.finished_at - saved.started_at).total_seconds() if saved else None,
         given=payload(given, shown=head.shows_values),
         output=payload(saved.output if saved else None, shown=head.shows_values),
-        attempts=[_attempt(run, attempt, saved, head) for attempt in attempts],
+        attempts=[_attempt(run, row, saved, head, reports.get(row.number)) for row in attempts],
         questions=[Question(task, decisions.get(task.generation)) for task in tasks],
+        log=step_reports.log(run, path, attempts, saved, reports, attempt=attempt, shown=head.shows_values),
         earlier=names[place - 1] if place else "",
         later=names[place + 1] if place is not None and place + 1 < len(names) else "",
     )
+
+
+def log_of(run: Run, path: str, *, attempt: int, after: int, shown: bool) -> Log | None:
+    """The log of an attempt behind the chunk `after`; None when the step has none."""
+    saved = Checkpoint.objects.filter(run=run, path=path).first()
+    attempts = list(Attempt.objects.filter(run=run, path=path).order_by("number"))
+    reports = step_reports.reports_of(run, path)
+    return step_reports.log(run, path, attempts, saved, reports, attempt=attempt, after=after, shown=shown)
 
 
 def _kind(tasks: list[HumanTask], waits: list[RunWait]) -> str:
@@ -123,7 +140,9 @@ def _input(run: Run, names: list[str], place: int | None) -> str | None:
     return Checkpoint.objects.filter(run=run, path=names[place - 1]).values_list("output", flat=True).first()
 
 
-def _attempt(run: Run, attempt: Attempt, saved: Checkpoint | None, head: RunHeader) -> AttemptRow:
+def _attempt(
+    run: Run, attempt: Attempt, saved: Checkpoint | None, head: RunHeader, report: StepReport | None
+) -> AttemptRow:
     made_it = saved is not None and saved.attempt == attempt.number
     finished = saved.finished_at if saved and made_it else attempt.finished_at
     in_progress = "stalled" if head.stalled else run.status if run.active else "lost"
@@ -136,6 +155,7 @@ def _attempt(run: Run, attempt: Attempt, saved: Checkpoint | None, head: RunHead
         error_message=attempt.error_message if head.shows_values else HIDDEN_ERROR,
         frame=last_own_frame(attempt.traceback)[0],
         traceback=attempt.traceback if head.shows_values else "",
+        progress=progress_of(report, shown=head.shows_values),
     )
 
 

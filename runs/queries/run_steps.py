@@ -15,7 +15,8 @@ from flujo.paths import MIGRATION
 from flujo.status import AttemptOutcome, DecisionOutcome, Outcome, RunStatus, TaskStatus, Wait, WaitStatus
 from flujo.transitions.lineage import NO_FENCE
 
-from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run, RunWait
+from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run, RunWait, StepReport
+from runs.queries.step_reports import ProgressLine, progress_of, without_note
 from runs.queries.timeline import Bar, Span, Timeline
 from runs.queries.waits import WaitLine, line_of
 
@@ -47,6 +48,7 @@ class StepRow:
     preview: str
     note: str
     until: WaitLine | None
+    progress: ProgressLine | None
     error: str
     bars: list[Bar]
 
@@ -71,6 +73,12 @@ class _Traces:
     decision: Decision | None = None
     wait: RunWait | None = None
     retries: list[RunWait] = field(default_factory=list)
+    reports: dict[int, StepReport] = field(default_factory=dict)
+
+    @property
+    def report(self) -> StepReport | None:
+        """What the newest attempt says of itself, until it has its checkpoint."""
+        return self.reports.get(self.attempts[-1].number) if self.attempts and self.checkpoint is None else None
 
     @property
     def open_wait(self) -> RunWait | None:
@@ -104,7 +112,7 @@ class _Scene:
 
 
 def steps(run: Run, shape: list[dict[str, Any]], *, now: datetime, stalled: bool, shows_values: bool) -> Steps:
-    """The rows of `run`, whose pipeline has `shape`, in five queries."""
+    """The rows of `run`, whose pipeline has `shape`, in six queries."""
     scene, traces, cut = _Scene(run, now, stalled), *_collect(run, [node["name"] for node in shape])
     spans = {path: _spans(trace, now) for path, trace in traces.items()}
     line = _timeline(run, spans)
@@ -112,9 +120,13 @@ def steps(run: Run, shape: list[dict[str, Any]], *, now: datetime, stalled: bool
     for place in _places(shape, traces):
         bars = [line.bar(since, until, tone) for (since, until), tone in spans.get(place.path, [])]
         row = replace(_row(scene, place, traces.get(place.path, _Traces())), bars=bars)
-        rows.append(row if shows_values else replace(row, preview="", error=row.error.partition(":")[0]))
+        rows.append(row if shows_values else _without_values(row))
     folded = sum((until - since).total_seconds() for since, until in line.folded)
     return Steps(rows, folded, cut, _failed(run, traces))
+
+
+def _without_values(row: StepRow) -> StepRow:
+    return replace(row, preview="", error=row.error.partition(":")[0], progress=without_note(row.progress))
 
 
 def _timeline(run: Run, spans: dict[str, list[tuple[Span, str]]]) -> Timeline:
@@ -147,6 +159,9 @@ def _collect(run: Run, tops: list[str]) -> tuple[dict[str, _Traces], bool]:
             traces[wait.path].retries.append(wait)
         else:
             traces[wait.path].wait = wait
+    for report in _newest(StepReport.objects.filter(run=run), tops, "reported_at"):
+        if report.path in traces:
+            traces[report.path].reports[report.attempt] = report
     return traces, BOUND in (len(checkpoints), len(attempts), len(tasks), len(waits))
 
 
@@ -194,6 +209,7 @@ def _row(scene: _Scene, place: _Place, trace: _Traces) -> StepRow:
         preview=_preview(saved),
         note=_note(place, trace),
         until=line_of(waits) if (waits := trace.open_wait) else None,
+        progress=progress_of(trace.report, shown=True),
         error=f"{last.error_type}: {last.error_message}" if last and last.error_type and not saved else "",
         bars=[],
     )

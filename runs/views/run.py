@@ -75,7 +75,13 @@ def history(request: HttpRequest, run: Run) -> HttpResponse:
 @cache_control(no_store=True)
 @with_run
 def step(request: HttpRequest, run: Run, step_path: str) -> HttpResponse:
-    return _page(request, "run/step.html", run_step.page(request.user, run, step_path), "steps")
+    page = run_step.page(request.user, run, step_path, attempt=count(request.GET.get("attempt", "")))
+    return _page(request, "run/step.html", page, "steps")
+
+
+def count(text: str) -> int:
+    """A number in an address; 0 for what is none."""
+    return int(text) if text.isdecimal() and len(text) < 10 else 0
 
 
 AnyPage = run_context.ContextPage | run_history.HistoryPage | run_step.StepPage

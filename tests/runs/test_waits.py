@@ -79,9 +79,10 @@ def test_timer_says_until_when_and_how_long_that_is(client: Client, page: str) -
     assert re.search(DAYS_AHEAD + r" \(in 3 d\)", words_of(client, page))
 
 
-def test_timer_of_today_leaves_the_day_out(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timer_of_today_leaves_the_day_out(viewer: User, sign_in: SignIn, monkeypatch: pytest.MonkeyPatch) -> None:
     noon = timezone.now().replace(hour=12, minute=0)
     monkeypatch.setattr(timezone, "now", lambda: noon)
+    client = sign_in(viewer)  # at noon, or the session would be over by then
     run = waiting(Wait.TIMER, days=None)
     factories.RunWait.objects.filter(run=run).update(due_at=noon + timedelta(hours=2, minutes=5))
     assert "Waiting until 14:05 UTC (in 2 h)." in words_of(client, "/runs/r1/")
