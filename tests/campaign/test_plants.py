@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 from flujo.errors import FlujoError
 
+from tests.campaign.rights import take_the_right_away_within_a_decision
 from tests.campaign.test_kills import kill
 from tests.campaign.test_lockstep import keep_step
+from tests.campaign.test_power_loss import cut_files, cut_sqlite
 from tests.campaign.test_storms import storm
 
 pytestmark = [pytest.mark.slow, pytest.mark.tampers]
@@ -76,3 +78,26 @@ def test_campaign_finds_torn_line_kept(tmp_path: Path) -> None:
 def test_campaign_finds_read_check_write(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="2 answers were accepted"):
         storm("sqlite", tmp_path, tmp_path, seed="2", seconds=4, plant="read_check_write")
+
+
+LOST = r"event \d+ of r0 was acknowledged and lost"
+
+
+@pytest.mark.parametrize("name", ["no_file_sync", "no_folder_sync", "new_folder_lost"])
+def test_campaign_finds_what_the_file_store_does_not_sync(plant: Plant, name: str, tmp_path: Path) -> None:
+    plant(name)
+    with pytest.raises(AssertionError, match=LOST):
+        cut_files(tmp_path)
+
+
+def test_campaign_finds_synchronous_normal(plant: Plant, tmp_path: Path) -> None:
+    plant("synchronous_normal")
+    with pytest.raises(AssertionError, match=LOST):
+        cut_sqlite(tmp_path)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_campaign_finds_permission_outside(plant: Plant) -> None:
+    plant("permission_outside")
+    with pytest.raises(AssertionError, match="the right was gone before"):
+        take_the_right_away_within_a_decision()

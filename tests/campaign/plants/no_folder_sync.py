@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from flujo.state.backends.file import FileBackend
+from flujo.state.backends import file
 
 
 def plant(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(FileBackend, "_sync_folder", lambda self: None)
+    patch.setattr(file, "sync_folder", lambda folder: None)

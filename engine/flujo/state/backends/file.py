@@ -21,6 +21,7 @@ from flujo.errors import BackendError, CorruptState, OutcomeUnknown
 from flujo.records import RunHead
 from flujo.state.backends.file_places import Places
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
+from flujo.state.folders import make_folder, sync_folder
 from flujo.state.ready import in_order, is_ready
 from flujo.state.workflow_state import document_of, state_of
 from flujo.threads import in_thread
@@ -190,25 +191,18 @@ class FileBackend(StateBackend):
         """Open and lock; a file that another process replaced while we waited for the lock is opened again."""
         path = self._path(run_id)
         try:
-            self.folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+            make_folder(self.folder, mode=0o700)
             while True:
                 new = not path.exists()
                 descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
                     if new:
-                        self._sync_folder()
+                        sync_folder(self.folder)
                     return descriptor
                 os.close(descriptor)
         except OSError as error:
             raise BackendError(f"{path} cannot be opened: {error}") from error
-
-    def _sync_folder(self) -> None:
-        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     def _read(self, run_id: str, descriptor: int) -> _Cached:
         """The run up to its last whole line; only lines that others appended are read again."""
@@ -268,7 +262,7 @@ class FileBackend(StateBackend):
         finally:
             os.close(descriptor)
         temporary.replace(path)
-        self._sync_folder()
+        sync_folder(self.folder)
         self._cache.pop(run_id, None)
 
 

@@ -24,6 +24,7 @@ from flujo.records import AuditEvent, LogChunk, RunHead, StepReport, Tombstone
 from flujo.state.backends.sqlite_health import Found, health
 from flujo.state.backends.sqlite_schema import TABLES, check_owner, create_tables
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
+from flujo.state.folders import make_folder
 from flujo.state.ready import ready_runs
 from flujo.state.sql import Dialect, SqlView, fetch, replace, transact
 from flujo.state.workflow_state import document_of, state_of
@@ -193,7 +194,7 @@ class SQLiteBackend(StateBackend):
     def _connect(self) -> sqlite3.Connection:
         """A connection to the file, which is made if there is none; a file of others is not touched."""
         self._look()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         if not self.path.exists():
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
         connection = sqlite3.connect(
