@@ -20,7 +20,7 @@ _CASTS: dict[type, str] = {datetime: "::timestamptz", int: "::bigint", bool: "::
 _INSERTS: dict[type[Record], str] = {}
 
 
-class _MustLook(Exception):
+class MustLook(Exception):
     """The transition asks for more than the head."""
 
 
@@ -32,7 +32,7 @@ class _HeadAlone:
         self.head = head
 
     def __getattr__(self, name: str) -> Any:
-        raise _MustLook
+        raise MustLook
 
 
 def write_on_known(
@@ -48,7 +48,7 @@ def write_on_known(
         return None
     try:
         batch = transition(cast(RunView, _HeadAlone(known)))
-    except (Fenced, _MustLook):
+    except (Fenced, MustLook):
         return None
     if batch.head is None or not batch.writes:
         return None

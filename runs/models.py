@@ -30,6 +30,7 @@ __all__ = [
     "Decision",
     "HumanTask",
     "LogChunk",
+    "Notice",
     "PipelineGrant",
     "Run",
     "RunInput",
@@ -398,6 +399,24 @@ class Decision(RunRow):
 
     def __str__(self) -> str:
         return f"{self.outcome} {self.path} of {self.run_id}"
+
+
+class Notice(models.Model):
+    """Something that people should hear about a human task, until the receivers of `runs.notices` have heard it."""
+
+    run_id = models.CharField(max_length=128)
+    seq = models.BigIntegerField()
+    kind = models.CharField(max_length=32)
+    path = models.CharField(max_length=500)
+    generation = models.BigIntegerField()
+    attempts = models.IntegerField(default=0)
+    not_before = models.DateTimeField()
+
+    class Meta:
+        constraints: ClassVar = [models.UniqueConstraint(fields=["run_id", "seq"], name="flujo_notice_once")]
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.run_id}"
 
 
 class AuditEvent(models.Model):

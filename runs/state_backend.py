@@ -27,8 +27,8 @@ from flujo.state.workflow_state import document_of, state_of
 from flujo.status import RunStatus
 from flujo.transitions import purge
 
-from runs import models
-from runs.known_head import write_on_known
+from runs import models, notices
+from runs.known_head import MustLook, write_on_known
 from runs.step_transaction import StepTransaction, Store
 
 T = TypeVar("T")
@@ -90,13 +90,20 @@ class DjangoBackend(StateBackend):
             batch = transition(view)
             return batch
 
+        def decide_alone(view: RunView) -> Batch:
+            if notices.told_of(decide(view)):
+                raise MustLook
+            assert batch is not None  # it was just decided
+            return batch
+
         try:
             if known is not None:
-                written = write_on_known(connection, _dialect(self.using, of_driver=True), decide, known)
+                written = write_on_known(connection, _dialect(self.using, of_driver=True), decide_alone, known)
                 if written is not None:
                     return written
             with transaction.atomic(using=self.using), connection.cursor() as cursor:
                 batch = transact(cursor, _dialect(self.using), run_id, decide)
+                notices.note(batch, self.using)
         except IntegrityError as error:
             if batch is not None and batch.before is None and self._exists(run_id):
                 return self._transact(run_id, transition, None)  # two starts of one id: the other one was first

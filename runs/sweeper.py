@@ -10,6 +10,7 @@ from django.db import connections
 from flujo.clock import Clock, SystemClock
 
 from runs.dispatch import hint
+from runs.notices import deliver
 from runs.services.alarms import ring
 from runs.services.due import start_due
 from runs.state_backend import DjangoBackend
@@ -25,7 +26,7 @@ class Sweeper:
     """Looks every second for queued runs, expired leases, dead holders and what is due; `stop` ends it.
 
     The deadlines, escalations and reminders of human tasks are recorded here, with or without a worker that could
-    execute the run.
+    execute the run, and apps are told what they listen for in `runs.notices`.
     """
 
     def __init__(self, *, clock: Clock | None = None) -> None:
@@ -61,3 +62,4 @@ class Sweeper:
         start_due(now)
         for head in asyncio.run(self._backend.ready(now, LIMIT)):
             hint(head.run_id)
+        deliver(now)

@@ -216,7 +216,7 @@ class Flujo:
 
     async def _rang(self, document: RunDocument) -> bool:
         """Record what is due at the run's human tasks; whether the run waits on, or has ended, because of that."""
-        if not transitions.due_alarms(document, self.clock.now()):
+        if not transitions.due_alarms(document.open_human_tasks(), self.clock.now()):
             return False
         head = (await self.backend.transact(document.run_id, transitions.ring(now=self.clock.now()))).kept
         return not head.active or (head.status is RunStatus.PAUSED and not transitions.is_due(head, self.clock.now()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from flujo import canonical
@@ -35,7 +35,7 @@ def ring(*, now: datetime) -> Transition:
 
     def transition(view: RunView) -> Batch:
         head = required(view)
-        due = due_alarms(view, now) if head.active and head.generation else []
+        due = due_alarms(view.open_human_tasks(), now) if head.active and head.generation else []
         if not due:
             return unchanged(view)
         draft = Draft(view, now)
@@ -45,9 +45,9 @@ def ring(*, now: datetime) -> Transition:
     return transition
 
 
-def due_alarms(view: RunView, now: datetime) -> list[HumanTask]:
-    """The open human tasks at which something is due."""
-    return [task for task in view.open_human_tasks() if (alarm := next_alarm(task)) is not None and alarm <= now]
+def due_alarms(tasks: Iterable[HumanTask], now: datetime) -> list[HumanTask]:
+    """Those of the open human tasks at which something is due."""
+    return [task for task in tasks if (alarm := next_alarm(task)) is not None and alarm <= now]
 
 
 def sound(draft: Draft, tasks: Sequence[HumanTask]) -> list[HumanTask]:

@@ -217,7 +217,7 @@ def pause(known: set[tuple[str, int]], *, fence: int, now: datetime) -> Transiti
     def decide(view: RunView) -> Batch:
         head = mine(view, fence)
         asked, waits = view.open_human_tasks(), view.open_waits()
-        late = due_alarms(view, now)
+        late = due_alarms(asked, now)
         if late and not head.cancel_requested:
             draft = Draft(view, now)
             sound(draft, late)
@@ -272,7 +272,7 @@ def renew(*, fence: int, lease: timedelta, now: datetime) -> Transition:
         draft = Draft(view, now)
         keep_lease(draft, lease)
         if draft.has("generation"):
-            sound(draft, due_alarms(view, now))
+            sound(draft, due_alarms(view.open_human_tasks(), now))
         return draft.batch()
 
     return decide
