@@ -12,7 +12,7 @@ from threading import Event, Lock
 import pytest
 from django.contrib.auth.models import User
 from django.utils import timezone
-from flujo import Pipeline, PipelineRegistry, Step, StepContext, step
+from flujo import Pipeline, PipelineRegistry, Step, StepContext, step, watch
 from flujo.status import RunStatus
 
 from runs import dispatch
@@ -241,8 +241,9 @@ def test_hint_is_told_to_every_listener_and_a_broken_one_harms_nobody(caplog: py
 
 
 def test_cancelling_on_the_console_interrupts_a_step_of_the_worker_beside_it(
-    registry: PipelineRegistry, queue: Start
+    registry: PipelineRegistry, queue: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 60)
     begun = Event()
 
     @step
