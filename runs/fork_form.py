@@ -70,7 +70,7 @@ class ForkForm:
         after = {**self._page.before, **self.edits}
         return [
             {name: value if name == "pointer" else canonical.dump(value) for name, value in each.items()}
-            for each in differences(self._page.before, after)
+            for each in differences(self._page.before, after, secret=self._page.secret)
         ]
 
     @property

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
 from flujo import canonical
-from flujo.context import Fields, changes, fields_of, fold, initial
+from flujo.context import Fields, PipelineContext, changes, fields_of, fold, restore
 from flujo.document import RunDocument
-from flujo.errors import CorruptState, IllegalTransition, InvalidInput, PipelineChanged
+from flujo.errors import CorruptState, IllegalTransition, InvalidInput, PipelineChanged, UnstorableValue
 from flujo.paths import MIGRATION, is_top
 from flujo.records import Checkpoint, RunHead
 from flujo.registry import RegisteredPipeline
-from flujo.start import new_run
+from flujo.stored_type import said
 from flujo.transitions import NewRun
 from flujo.transitions.lineage import Lineage
 
 LONGEST_VALUE = 500
+HIDDEN = "(secret)"
+_WRITE_ONLY = '"writeOnly": true'
 
 
 def rerun_of(
@@ -28,20 +32,15 @@ def rerun_of(
 
     Raises `InvalidInput` when `entry` is another version that does not take them.
     """
-    head = _head(document)
+    head, start = _head(document), document.start
+    new = _new(entry, head, run_id, owner=owner, actor=actor, lineage=Lineage(head.run_id, reason))
+    encoded = _input_for(entry, start.input)
+    fields = fields_of(restore(entry.context_model, {**json.loads(start.context), "run_id": run_id}))
     return dataclasses.replace(
-        new_run(
-            entry,
-            json.loads(document.start.input),
-            {**json.loads(document.start.context), "run_id": run_id},
-            title=head.title,
-            owner=owner or head.owner,
-            requester=actor,
-            tags=json.loads(head.tags),
-            priority=head.priority,
-            on_change=head.on_change,
-        ),
-        lineage=Lineage(head.run_id, reason),
+        new,
+        input=encoded,
+        context=canonical.dump(fields, where="context"),
+        concurrency_key=entry.key_for(encoded),
     )
 
 
@@ -62,45 +61,65 @@ def fork_of(
     fingerprint, `InvalidInput` for a step that the pipeline does not have and for edits that its context refuses, and
     `IllegalTransition` for a step that the run has not come to, or one behind a gate that turned it away.
     """
-    head = _head(document)
+    head, start = _head(document), document.start
     index = _index(entry, head, from_step)
     check_reached(document, [node.name for node in entry.pipeline.nodes[: index + 1]])
     before = context_before(document, index)
     after = _edited(entry, before, edits)
     taken = [_taken(document, node.name) for node in entry.pipeline.nodes[:index]]
-    start = json.loads(document.start.context) if taken else after
     if taken:
-        delta = changes(_folded(start, taken[:-1]), after)
+        delta = changes(context_before(document, index - 1), after)
         taken[-1] = dataclasses.replace(taken[-1], context_changes=canonical.dump(delta) if delta else None)
+    changed = differences(before, after, secret=secret_fields(entry.context_model))
     lineage = Lineage(
         run_id=head.run_id,
         reason=reason,
         step=from_step,
         index=index,
         taken=tuple(taken),
-        edits=tuple(_short(edit) for edit in differences(before, after)),
+        edits=tuple(_short(edit) for edit in changed),
         seq=head.seq,
         chain=head.chain,
     )
+    first = json.loads(start.context) if taken else after
+    return dataclasses.replace(
+        _new(entry, head, run_id, owner=owner, actor=actor, lineage=lineage),
+        input=start.input,
+        context=canonical.dump({**first, "run_id": run_id}, where="context"),
+        step_name=from_step,
+        concurrency_key=head.concurrency_key,
+    )
+
+
+def _new(entry: RegisteredPipeline, head: RunHead, run_id: str, *, owner: str, actor: str, lineage: Lineage) -> NewRun:
+    """A run of `entry` with the facts of another one, on nothing yet."""
     return NewRun(
         run_id=run_id,
         pipeline=entry.name,
         version=entry.version,
         fingerprint=entry.fingerprint,
-        input=document.start.input,
-        context=canonical.dump({**start, "run_id": run_id}, where="context"),
-        shape=document.start.shape,
-        step_count=head.step_count,
-        step_name=from_step,
+        input="null",
+        context="{}",
+        shape=entry.pipeline.shape_text,
+        step_count=len(entry.pipeline),
+        step_name=entry.pipeline.nodes[0].name,
         title=head.title,
         owner=owner or head.owner,
         requester=actor,
         tags=tuple(json.loads(head.tags)),
         priority=head.priority,
         on_change=head.on_change,
-        concurrency_key=head.concurrency_key,
         lineage=lineage,
     )
+
+
+def _input_for(entry: RegisteredPipeline, text: str) -> str:
+    """A stored input as the first step of `entry` takes it."""
+    annotation = Any if entry.input_type is None else entry.input_type
+    try:
+        return canonical.encode(canonical.decode(text, annotation), annotation, where="input")
+    except (CorruptState, UnstorableValue) as error:
+        raise InvalidInput(f"The input does not fit {entry.name} {entry.version}: {error.message}") from error
 
 
 def _index(entry: RegisteredPipeline, head: RunHead, step: str) -> int:
@@ -154,17 +173,35 @@ def _folded(fields: Fields, rows: Sequence[Checkpoint]) -> Fields:
     return fields
 
 
-def differences(before: Any, after: Any, pointer: str = "") -> Iterator[dict[str, Any]]:
-    """What differs between two JSON values: a JSON `pointer`, with the value `before` and `after`; None is no value.
+def differences(before: Fields, after: Fields, *, secret: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+    """What differs between two contexts: a JSON `pointer`, with the value `before` and `after`; None is no value.
 
-    Objects are compared member by member, all else as a whole.
+    Objects are compared member by member, all else as a whole. The values of `secret` fields are not told.
     """
+    for name in sorted(before.keys() | after.keys()):
+        for pointer, old, new in _differ(before.get(name), after.get(name), _below("", name)):
+            told = (HIDDEN, HIDDEN) if name in secret else (old, new)
+            yield {"pointer": pointer, "before": told[0], "after": told[1]}
+
+
+def _differ(before: Any, after: Any, pointer: str) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(before, dict) and isinstance(after, dict):
         for name in sorted(before.keys() | after.keys()):
-            deeper = f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"
-            yield from differences(before.get(name), after.get(name), deeper)
+            yield from _differ(before.get(name), after.get(name), _below(pointer, name))
     elif canonical.dump(before) != canonical.dump(after):
-        yield {"pointer": pointer, "before": before, "after": after}
+        yield pointer, before, after
+
+
+def _below(pointer: str, name: str) -> str:
+    return f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"
+
+
+def secret_fields(model: type[PipelineContext]) -> set[str]:
+    """The fields of a context that are secrets, or may hold one."""
+    schema = model.model_json_schema()
+    deeper = _WRITE_ONLY in json.dumps(schema.get("$defs", {}))
+    texts = {name: json.dumps(part) for name, part in schema["properties"].items()}
+    return {name for name, text in texts.items() if _WRITE_ONLY in text or (deeper and "$ref" in text)}
 
 
 def _short(edit: dict[str, Any]) -> dict[str, Any]:
@@ -181,9 +218,25 @@ def _edited(entry: RegisteredPipeline, before: Fields, edits: Fields) -> Fields:
     if "run_id" in edits:
         message = "The id of a run is not edited."
         raise InvalidInput(f"run_id: {message}", errors=[{"loc": ("run_id",), "msg": message, "type": "run_id"}])
-    if not edits:
-        return before
-    return fields_of(initial(entry.context_model, {**before, **edits}))
+    merged = dict(before)
+    for name, value in edits.items():
+        merged[name] = json.loads(_taken_from_outside(entry.context_model, name, value))
+    return fields_of(restore(entry.context_model, merged)) if edits else before
+
+
+def _taken_from_outside(model: type[PipelineContext], name: str, value: Any) -> str:
+    """One edited field as it is stored; a field that is not declared is left for the whole context to refuse."""
+    declared = model.model_fields.get(name)
+    annotation = Any if declared is None else declared.annotation
+    try:
+        return canonical.take(value, annotation, where=name)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+        errors = [{**each, "loc": (name, *each["loc"])} for each in found]
+        raise InvalidInput(f"The context does not fit {model.__name__}: {said(error, name)}", errors=errors) from error
+    except UnstorableValue as error:
+        refused = {"loc": (name,), "msg": error.message, "type": error.code}
+        raise InvalidInput(error.message, errors=[refused]) from error
 
 
 def _taken(document: RunDocument, name: str) -> Checkpoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,7 @@ class ForkPage:
     consequences: list[str] = field(default_factory=list)
     before: Fields = field(default_factory=dict)
     schema: dict[str, Any] | None = None
+    secret: Collection[str] = ()
 
 
 def page(user: access.User, run: Run, step: str) -> ForkPage:
@@ -68,6 +70,7 @@ def page(user: access.User, run: Run, step: str) -> ForkPage:
         consequences=_consequences(run, document, names, chosen.number - 1),
         before=_editable(lineage.context_before(document, chosen.number - 1)) if shown else {},
         schema=_schema(entry.context_model.model_json_schema()) if shown else None,
+        secret=lineage.secret_fields(entry.context_model),
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import date, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from flujo.state.backends.sqlite import SQLiteBackend
 from flujo.state.base import StateBackend
 from flujo.status import RunStatus
 from flujo.testing import FakeClock, crash_points
+from pydantic import BaseModel, SecretStr
 
 from tests.engine.making import Ledger, document_of, head_of, kinds_of, runner_of
 
@@ -315,3 +317,61 @@ async def test_crash_at_any_write_of_a_fork_leaves_none_or_all_of_it(kind: str, 
         assert point.result[:2] == point.expected[:2] == ("390 of 400 in 30 days", ["read", "price"]), str(point)
         await point.backend.close()
     assert any("run.forked" in point.kinds for point in points)
+
+
+class Parcel(BaseModel):
+    """A value with values in it that JSON does not know."""
+
+    label: bytes
+    weight: Decimal
+
+
+class Typed(PipelineContext):
+    """A field of each kind that is stored as something else; one has no default."""
+
+    number: int
+    parcel: Parcel | None = None
+    day: date = date(2030, 1, 1)
+    token: SecretStr = SecretStr("")
+    places: set[str] = set()
+
+
+async def test_values_keep_their_types_through_forks_and_reruns(backend: StateBackend) -> None:
+    @step
+    async def pack(parcel: Parcel, context: Typed) -> bytes:
+        context.day, context.parcel = date(2031, 2, 3), parcel
+        return parcel.label
+
+    @step
+    async def tell(label: bytes, context: Typed) -> str:
+        assert context.parcel is not None
+        assert context.parcel.label == label == b"\x00\xff"
+        return f"{context.day} {context.token.get_secret_value()} {sorted(context.places)} {context.parcel.weight}"
+
+    runner = runner_of(pack >> tell, backend)
+    parcel = Parcel(label=b"\x00\xff", weight=Decimal("1.50"))
+    await runner.run_async(
+        parcel, run_id="r", initial_context_data={"number": 1, "token": SecretStr("sesame"), "places": {"b", "a"}}
+    )
+    whole = "sesame ['a', 'b'] 1.50"
+    assert (await runner.rerun_async("r")).output == f"2031-02-03 {whole}"
+    assert (await runner.fork_async("r", from_step="tell")).output == f"2031-02-03 {whole}"
+    for given in (date(2032, 1, 1), "2032-01-01"):
+        forked = await runner.fork_async("r", from_step="tell", context={"day": given})
+        assert forked.output == f"2032-01-01 {whole}"
+    with pytest.raises(InvalidInput, match="day"):
+        await runner.fork_async("r", from_step="tell", context={"day": "tomorrow"})
+
+
+async def test_a_secret_that_a_fork_changes_is_in_no_event(backend: StateBackend) -> None:
+    @step
+    async def tell(value: int, context: Typed) -> str:
+        return context.token.get_secret_value()
+
+    runner = runner_of(tell, backend)
+    await runner.run_async(1, run_id="r", initial_context_data={"number": 1, "token": SecretStr("sesame")})
+    forked = await runner.fork_async("r", from_step="tell", context={"token": SecretStr("open")}, new_run_id="f")
+    assert forked.output == "open"
+    told = [event.body for event in await backend.events("f")]
+    assert not any("sesame" in body or '"open"' in body for body in told)
+    assert any('"pointer":"/token"' in body and "(secret)" in body for body in told)
