@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, ClassVar, TypeVar
 
 from django.conf import settings
@@ -296,6 +296,7 @@ def _is_sqlite_in_utc(connection: Any) -> bool:
     return connection.vendor == "sqlite" and connection.timezone is UTC
 
 
+@lru_cache(maxsize=256)  # a step writes each of its times into several columns
 def _naive_utc(moment: datetime) -> str:
     """A time as Django's SQLite keeps it, in a fifth of the time that Django takes."""
     return str(moment.astimezone(UTC).replace(tzinfo=None))
