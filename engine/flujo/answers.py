@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, Protocol
 
 from flujo import canonical
 from flujo.description import checked
 from flujo.document import RunDocument
-from flujo.errors import AmbiguousAnswer, HumanTaskNotFound, RunFinished, RunNotPaused
+from flujo.errors import AmbiguousAnswer, HumanTaskNotFound, InvalidAnswer, RunFinished, RunNotPaused
 from flujo.human import HumanStep, Reject
+from flujo.json_schema import problems
 from flujo.records import HumanTask
 from flujo.result import PipelineResult
 from flujo.status import DecisionOutcome, TaskStatus
@@ -43,13 +45,16 @@ def answer_to(
     reason: str = "",
     channel: str = "program",
     key: str = "",
+    shown: Shown | None = None,
 ) -> Answer:
     """A validated answer. Without a `key` of its own, the same answer to the same question counts as one.
 
-    Raises `InvalidAnswer`, and `InvalidInput` for a key that is no text of at most 100 characters.
+    `shown` is the stored question. Where it asked for something else than the code does now, because there was a deploy
+    since, the answer must fit both. Raises `InvalidAnswer`, and `InvalidInput` for a key that is no text of at most 100
+    characters.
     """
     checked(key=key)
-    data = "null" if isinstance(human_input, Reject) else gate.validate_answer(human_input)
+    data = "null" if isinstance(human_input, Reject) else _validated(gate, human_input, shown)
     rejected = isinstance(human_input, Reject) or (gate.kind_of_answer == "bool" and data == "false")
     data = "null" if rejected else data
     outcome = DecisionOutcome.REJECTED if rejected else DecisionOutcome.APPROVED
@@ -57,6 +62,41 @@ def answer_to(
         reason = human_input.reason or reason
     key = key or canonical.digest(f"{generation}\n{outcome}\n{data}")
     return Answer(path, generation, digest, outcome, data, actor, reason, channel, key)
+
+
+class Shown(Protocol):
+    """What was asked, as it is stored: the `kind` of the answer, and the JSON Schema of a form, else ""."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def schema(self) -> str: ...
+
+
+def _validated(gate: HumanStep, human_input: Any, shown: Shown | None) -> str:
+    wanted = "" if gate.answer_schema is None else canonical.dump(gate.answer_schema)
+    if shown is None or (gate.kind_of_answer == shown.kind and wanted == _canonical(shown.schema)):
+        return gate.validate_answer(human_input)
+    _check_shown(gate, human_input, shown)
+    try:
+        return gate.validate_answer(human_input)
+    except InvalidAnswer as error:
+        raise InvalidAnswer(
+            f"The request was shown before its code changed. {error.message}", **error.details
+        ) from error
+
+
+def _canonical(schema: str) -> str:
+    return canonical.dump(json.loads(schema)) if schema else ""
+
+
+def _check_shown(gate: HumanStep, human_input: Any, shown: Shown) -> None:
+    """Raise `InvalidAnswer` unless the answer fits what the person was asked for."""
+    schema = json.loads(shown.schema) if shown.schema else {"type": "boolean"} if shown.kind == "bool" else {}
+    found = problems(schema, json.loads(canonical.encode(human_input, where="answer")))
+    if found:
+        said = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'answer'}: {item['msg']}" for item in found)
+        raise InvalidAnswer(f"The answer to {gate.name!r} does not fit the form that was shown: {said}", errors=found)
 
 
 def _which_one(paths: list[str]) -> AmbiguousAnswer:

@@ -28,7 +28,7 @@ async def whole(backend: StateBackend, run_id: str) -> RunDocument | None:
     if document is None and not events:
         return None
     rows = [] if document is None else document.records()
-    return RunDocument.of(run_id, [*rows, *events])
+    return RunDocument.of(run_id, [*rows, *await backend.reports(run_id), *events])
 
 
 async def exported(backend: StateBackend, run_id: str) -> dict[str, Any]:

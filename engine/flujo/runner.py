@@ -307,9 +307,9 @@ class Flujo:
         gate = entry.pipeline.find(path)
         if not isinstance(gate, HumanStep):
             raise PipelineChanged(f"The registered {entry.name} {entry.version} has no human task {path!r}.")
-        answer = answer_to(
-            gate, human_input, path=path, generation=generation, digest=digest, actor=actor, reason=reason
-        )
+        asked: dict[str, Any] = {"path": path, "generation": generation, "digest": digest}
+        shown = document.human_task(path)
+        answer = answer_to(gate, human_input, **asked, actor=actor, reason=reason, shown=shown)
         decided = await self.backend.transact(
             run_id, transitions.decide(answer, now=self.clock.now(), claim=self._terms(entry), facts={})
         )
@@ -452,13 +452,13 @@ class Flujo:
         if head.pipeline != self.pipeline_name or self.registry.has(head):
             return self._entry_of(document)
         verdict = await settle(self.registry, document, self.backend, self.clock.now())
-        if verdict.course is Course.MIGRATE and verdict.registered is not None:
-            fresh = await self._load(head.run_id)
-            document.head, document.rows = fresh.head, fresh.rows
-            return self._entry(verdict.registered.version)
         if verdict.registered is None:
             return self._entry_of(document)
-        raise verdict.error
+        if verdict.course is not Course.MIGRATE:
+            raise verdict.error
+        fresh = await self._load(head.run_id)
+        document.head, document.rows = fresh.head, fresh.rows
+        return self._entry(verdict.registered.version)
 
     def _entry_of(self, document: RunDocument) -> RegisteredPipeline:
         head = self._check_ours(document)

@@ -10,7 +10,8 @@ from typing import Any
 
 Node = dict[str, Any]
 Shape = list[Node]
-_INNER = ("parts", "on_reject", "on_deadline")
+ROUTES = ("on_reject", "on_deadline")
+_INNER = ("parts", *ROUTES)
 
 
 class Change(StrEnum):
@@ -52,8 +53,10 @@ def differences(before: Shape, after: Shape, *, step_index: int = 0) -> list[Dif
 
 def children(node: Node) -> dict[str, Node]:
     """The nodes inside a node, by the segment that addresses each."""
-    inside = dict(node.get("parts", []))
-    return inside | _top(node.get("on_reject", [])) | _top(node.get("on_deadline", []))
+    inside: dict[str, Node] = dict(node.get("parts", []))
+    for route in ROUTES:
+        inside |= _top(node.get(route, []))
+    return inside
 
 
 def _top(shape: Shape) -> dict[str, Node]:

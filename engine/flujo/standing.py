@@ -10,7 +10,7 @@ from typing import Any
 from flujo.errors import MigrationRefused
 from flujo.paths import bare, is_note
 from flujo.records import Checkpoint
-from flujo.shape import Shape, children
+from flujo.shape import ROUTES, Shape, children
 
 _PLACE = {"map": r"\[\d+\]", "loop": r"#\d+"}
 
@@ -119,8 +119,12 @@ def _inside(node: dict[str, Any], path: str, saved: Saved) -> None:
     if not below:
         return
     parts = children(node)
-    if node["kind"] in ("pipeline", "human_task"):
+    if node["kind"] == "pipeline":
         _in_order(list(parts.values()), f"{path}/", saved)
+    elif node["kind"] == "human_task":
+        for route in (node.get(word, []) for word in ROUTES):
+            if any(f"{path}/{step['name']}" in saved.seqs for step in route):
+                _in_order(route, f"{path}/", saved)
     elif node["kind"] in _PLACE:
         place = re.compile(re.escape(path) + _PLACE[node["kind"]])
         for at in sorted({match[0] for other in below if (match := place.match(other))}):

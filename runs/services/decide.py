@@ -71,6 +71,7 @@ def decide(
                 reason=reason,
                 channel=origin.channel,
                 key=key,
+                shown=task,
             )
             decided = transitions.decide(
                 answer, now=timezone.now(), claim=None, facts=origin.facts(), counts=lambda voter: _counts(voter, task)

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 from flujo import Flujo, Pipeline, PipelineRegistry, Step, step
-from flujo.errors import IllegalTransition, PipelineChanged, PipelineDefinitionError, RunWaits
+from flujo.errors import IllegalTransition, InvalidAnswer, PipelineChanged, PipelineDefinitionError, RunWaits
 from flujo.state.base import StateBackend
 from flujo.status import OnChange, Outcome, RunStatus, Wait
 from flujo.testing import FakeClock
+from pydantic import BaseModel, Field
 
 from tests.engine.making import (
     Crash,
@@ -193,3 +194,49 @@ async def test_failed_run_whose_code_is_gone_is_not_retried_and_stays_failed(
 def test_policy_that_is_none_is_refused() -> None:
     with pytest.raises(PipelineDefinitionError, match="refuse, pin"):
         PipelineRegistry().register(price, name="demo", version="1.0.0", on_change="hope")
+
+
+class Terms(BaseModel):
+    """What the form asked for before the deploy."""
+
+    limit: int = Field(gt=0, le=100)
+
+
+class NewTerms(BaseModel):
+    """What it asks for after it."""
+
+    limit: int = Field(gt=0, le=1000)
+    why: str = "none"
+
+
+class OtherTerms(BaseModel):
+    """One that no old answer fits."""
+
+    ceiling: int
+
+
+def asking(model: type[BaseModel]) -> Pipeline:
+    return Pipeline([Step.human_in_the_loop("terms", message_for_user="Which?", input_schema=model)])
+
+
+async def test_answer_must_fit_the_form_that_was_shown_and_the_present_model(backend: StateBackend) -> None:
+    await runner_of(asking(Terms), backend).run_async("lamp", run_id="r")
+    before = await kinds_of(backend, "r")
+    new = runner_of(asking(NewTerms), backend)
+
+    with pytest.raises(InvalidAnswer, match=r"form that was shown: limit: must be at most 100") as refused:
+        await new.resume_async("r", {"limit": 500})
+    assert refused.value.details["errors"][0]["loc"] == ["limit"]
+    with pytest.raises(InvalidAnswer, match="shown before its code changed"):
+        await runner_of(asking(OtherTerms), backend).resume_async("r", {"limit": 5})
+    with pytest.raises(InvalidAnswer, match="form that was shown"):
+        await runner_of(asking(OtherTerms), backend).resume_async("r", {"ceiling": 5})
+
+    assert await kinds_of(backend, "r") == before
+    assert (await new.resume_async("r", {"limit": 50})).output == NewTerms(limit=50)
+
+
+async def test_answer_under_unchanged_code_is_the_models_business_alone(backend: StateBackend) -> None:
+    runner = runner_of(asking(Terms), backend)
+    await runner.run_async("lamp", run_id="r")
+    assert (await runner.resume_async("r", {"limit": "50"})).output == Terms(limit=50)

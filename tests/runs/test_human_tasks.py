@@ -394,3 +394,30 @@ def test_form_sent_without_one_of_its_buttons_decides_nothing(
     assert answer.status_code == 422
     assert "press one of the two buttons" in answer.content.decode()
     assert _undecided(task)
+
+
+class OlderTerms(BaseModel):
+    """What the form of a request asked for before a deploy."""
+
+    limit: int = Field(gt=0, le=100, title="New limit")
+    region: str = Field(title="Region")
+
+
+def test_request_from_before_a_deploy_renders_its_form_and_must_fit_both(sign_in: SignIn, operator: User) -> None:
+    schema = OlderTerms.model_json_schema()
+    run = factories.paused_run("run-o", pipeline="typed")
+    task = run.human_tasks.get()
+    HumanTask.objects.filter(pk=task.pk).update(schema=factories.canonical(schema), kind="form")
+    client = sign_in(operator)
+    page = client.get(f"/inbox/{task.pk}/").content.decode()
+    assert "Region" in page
+    sent = {"outcome": "approved", "generation": task.generation, "digest": task.digest, "key": "k", "f-region": "EU"}
+
+    refused = client.post(f"/inbox/{task.pk}/decide/", {**sent, "f-limit": "500"})
+    assert refused.status_code == 422
+    assert "must be at most 100" in refused.content.decode()
+    assert HumanTask.objects.get(pk=task.pk).status == TaskStatus.OPEN
+    assert Run.objects.get(pk="run-o").status == RunStatus.PAUSED
+
+    assert client.post(f"/inbox/{task.pk}/decide/", {**sent, "f-limit": "50"}).status_code == 303
+    assert Decision.objects.get(run_id="run-o").data == '{"limit":50,"note":""}'

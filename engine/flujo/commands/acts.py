@@ -68,6 +68,7 @@ async def resume(call: Call) -> int:
         actor=given.actor,
         reason=given.reason,
         channel="cli",
+        shown=document.human_task(path),
     )
     decided = transitions.decide(decision, now=SystemClock().now(), claim=None, facts=facts())
     batch = await call.store.transact(given.run, decided)
