@@ -46,6 +46,8 @@ RUN_EVENTS: dict[str, EventWords] = {
     EventKind.SIGNAL_RECEIVED: EventWords("Signal received", "inbox-arrow-down"),
     EventKind.SIGNAL_TAKEN: EventWords("Signal taken", "arrow-down-tray"),
     EventKind.SIGNAL_EXPIRED: EventWords("Signal did not come in time", "clock"),
+    EventKind.CHILD_STARTED: EventWords("Child run awaited", "arrow-top-right-on-square"),
+    EventKind.CHILD_ENDED: EventWords("Child run ended", "arrow-uturn-left"),
     EventKind.HUMAN_TASK_RAISED: EventWords("Person asked", "hand-raised"),
     EventKind.HUMAN_TASK_REMINDED: EventWords("Person reminded", "bell-alert"),
     EventKind.HUMAN_TASK_ESCALATED: EventWords("Request escalated", "arrow-trending-up"),

@@ -20,7 +20,7 @@ class Badge:
 QUEUED = Badge("Queued", "circle", "queued", "Ready, no worker has taken it yet")
 RUNNING = Badge("Running", "half", "running", "A worker is on it")
 NEEDS_PERSON = Badge("Needs a person", "hand", "person", "Someone must answer before it goes on")
-WAITING = Badge("Waiting", "clock", "waiting", "Waits for a time or a signal")
+WAITING = Badge("Waiting", "clock", "waiting", "Waits for a time, a signal or another run")
 RETRYING = Badge("Retrying", "loop", "retrying", "A step failed and will be tried again")
 COMPLETED = Badge("Completed", "check", "completed", "Finished with a result")
 FAILED = Badge("Failed", "octagon", "failed", "A step failed and its retries are used up")
@@ -43,6 +43,7 @@ RUN_BADGES: dict[tuple[RunStatus, Wait | None, Outcome | None], Badge] = {
     (RunStatus.PAUSED, Wait.HUMAN_TASK, None): NEEDS_PERSON,
     (RunStatus.PAUSED, Wait.SIGNAL, None): WAITING,
     (RunStatus.PAUSED, Wait.TIMER, None): WAITING,
+    (RunStatus.PAUSED, Wait.CHILD, None): WAITING,
     (RunStatus.PAUSED, Wait.RETRY, None): RETRYING,
     (RunStatus.PAUSED, Wait.OPERATOR, None): NEEDS_ATTENTION,
     (RunStatus.PAUSED, Wait.OPERATOR, Outcome.NEEDS_ATTENTION): NEEDS_ATTENTION,

@@ -89,6 +89,9 @@ class Run(models.Model):
     derived_from = models.CharField(max_length=128, blank=True)
     derived_at = models.CharField(max_length=200, blank=True)
     started_by = models.CharField(max_length=150, blank=True)
+    parent_run_id = models.CharField(max_length=128, blank=True)
+    parent_path = models.CharField(max_length=500, blank=True)
+    untold = models.BooleanField(default=False)
 
     class Meta:
         ordering: ClassVar = ["-created_at", "-run_id"]
@@ -125,6 +128,8 @@ class Run(models.Model):
                 name="flujo_run_running",
                 condition=models.Q(status=RunStatus.RUNNING),
             ),
+            models.Index(fields=["parent_run_id"], name="flujo_run_children", condition=~models.Q(parent_run_id="")),
+            models.Index(fields=["untold"], name="flujo_run_untold", condition=models.Q(untold=True)),
             models.Index(fields=["derived_from"], name="flujo_run_derived", condition=~models.Q(derived_from="")),
             models.Index(fields=["wake_at"], name="flujo_run_timers", condition=models.Q(wake_at__isnull=False)),
         ]

@@ -232,6 +232,9 @@ class DjangoBackend(StateBackend):
         first = queued.order_by("-priority", "created_at").values_list("run_id", flat=True)
         return await self._in_thread(first.first)
 
+    async def untold(self, limit: int = 100) -> list[str]:
+        return [head.run_id for head in await self._select(RunHead, "untold LIMIT {0}", limit)]
+
     async def run_ids(self) -> list[str]:
         known = [
             model.objects.using(self.using).order_by().values_list("run_id", flat=True)

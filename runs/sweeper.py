@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import datetime
 from threading import Event, Thread
 
 from django.db import connections
 from flujo.clock import Clock, SystemClock
+from flujo.kin import settle
 
 from runs.dispatch import hint
 from runs.notices import deliver
@@ -60,6 +62,12 @@ class Sweeper:
         now = self._clock.now()
         ring(now)
         start_due(now)
+        asyncio.run(self._settle(now))
         for head in asyncio.run(self._backend.ready(now, LIMIT)):
             hint(head.run_id)
         deliver(now)
+
+    async def _settle(self, now: datetime) -> None:
+        """Tell parents of the ends of their children, and children of their parents', where nobody has."""
+        for run_id in await self._backend.untold(LIMIT):
+            await settle(self._backend, run_id, now)

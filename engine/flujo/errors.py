@@ -317,6 +317,18 @@ class SignalTimeout(FlujoError):
     code = "signal_timeout"
 
 
+class ChildFailed(FlujoError):
+    """The child run has failed. Retry this run: it starts another child."""
+
+    code = "child_failed"
+
+
+class ChildCancelled(FlujoError):
+    """The child run was cancelled. Retry this run: it starts another child."""
+
+    code = "child_cancelled"
+
+
 class StepLost(FlujoError):
     """The step's worker died or lost its lease too often. Find out why before retrying the run."""
 

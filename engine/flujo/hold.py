@@ -16,7 +16,7 @@ from flujo.clock import Clock
 from flujo.document import RunDocument
 from flujo.paths import is_note
 from flujo.records import LogChunk, StepReport
-from flujo.registry import RegisteredPipeline
+from flujo.registry import PipelineRegistry, RegisteredPipeline
 from flujo.result import StepResult, step_result
 from flujo.state.base import StateBackend
 from flujo.status import RunStatus
@@ -43,6 +43,7 @@ class Hold:
         self,
         *,
         entry: RegisteredPipeline,
+        registry: PipelineRegistry,
         backend: StateBackend,
         document: RunDocument,
         clock: Clock,
@@ -53,6 +54,7 @@ class Hold:
     ) -> None:
         assert document.head is not None  # the caller has just claimed the run
         self.entry = entry
+        self.registry = registry
         self.backend = backend
         self.document = document
         self.head = document.head

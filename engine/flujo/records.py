@@ -94,6 +94,9 @@ class RunHead(Record):
     derived_from: str = ""
     derived_at: str = ""
     started_by: str = ""
+    parent_run_id: str = ""
+    parent_path: str = ""
+    untold: bool = False
 
     @property
     def active(self) -> bool:

@@ -17,7 +17,7 @@ from flujo.paths import is_note, is_top
 from flujo.pipeline import Pipeline
 from flujo.records import Attempt, Checkpoint, HumanTask
 from flujo.registry import RegisteredPipeline
-from flujo.status import AttemptOutcome, Outcome, RunStatus
+from flujo.status import AttemptOutcome, Outcome, RunStatus, Wait
 from flujo.transitions.votes import leading
 
 
@@ -60,7 +60,10 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class PipelineResult:
-    """The state of a run when `run` or `resume` came back. `output` is the last step's, None before it ran."""
+    """The state of a run when `run` or `resume` came back. `output` is the last step's, None before it ran.
+
+    `children` are the child runs that it waits for, by the path of the step that does.
+    """
 
     run_id: str
     status: RunStatus
@@ -71,6 +74,7 @@ class PipelineResult:
     outcome: Outcome | None = None
     error: str | None = None
     pauses: list[Pause] = field(default_factory=list)
+    children: dict[str, str] = field(default_factory=dict)
 
 
 def result_of(entry: RegisteredPipeline, document: RunDocument) -> PipelineResult:
@@ -94,6 +98,7 @@ def result_of(entry: RegisteredPipeline, document: RunDocument) -> PipelineResul
         outcome=head.outcome,
         error=f"{head.error_type}: {head.error_message}" if head.error_type else None,
         pauses=pauses,
+        children={wait.path: wait.name for wait in document.open_waits() if wait.kind is Wait.CHILD},
     )
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from flujo import lineage, transitions, watch
+from flujo import kin, lineage, transitions, watch
 from flujo.admission import run_id_for
 from flujo.answers import answer_to, question_of
 from flujo.bridge import wait_for
@@ -19,10 +19,10 @@ from flujo.deploy import Course, settle
 from flujo.description import checked
 from flujo.document import RunDocument
 from flujo.errors import (
-    AtMaxConcurrency,
-    BackendCannot,
     HumanTaskExpired,
+    IllegalTransition,
     PipelineChanged,
+    PipelineNotFound,
     RunDeleted,
     RunFinished,
     RunIsLeased,
@@ -37,15 +37,13 @@ from flujo.lease import DEFAULT_LEASE, this_process
 from flujo.records import RunHead
 from flujo.registry import LATEST, PipelineRegistry, RegisteredPipeline
 from flujo.result import PipelineResult, result_of
-from flujo.start import new_run
+from flujo.start import check_capable, new_run
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.base import RUN_ID, StateBackend
 from flujo.status import OnChange, RunStatus, Wait
 from flujo.step import Step
+from flujo.taking_up import claim_in_turn, stays
 from flujo.transitions import ClaimTerms, NewRun
-
-FIRST_LOOK, LAST_LOOK = 0.05, 1.0
-"""Seconds between two looks for a place among the runs of a concurrency key."""
 
 
 class Flujo:
@@ -74,7 +72,7 @@ class Flujo:
         self.clock = clock or SystemClock()
         self.lease = lease
         for version in registry.versions(pipeline_name):
-            self._check_capable(registry.get(pipeline_name, version))
+            check_capable(self.backend, registry.get(pipeline_name, version))
 
     # Start
 
@@ -207,29 +205,49 @@ class Flujo:
         `RunIsLeased` when another worker was faster, `PipelineChanged`, and the error of a status that cannot go on.
         """
         document = await self._load(run_id)
-        if await self._rang(document):
+        if await stays(self.backend, document, self.clock.now()):
             return result_of(self._entry_of(document), await self._load(run_id))
         entry = await self._own_code(document)
         terms = self._terms(entry, patient=False)
         claimed = await self.backend.transact(run_id, transitions.claim(terms, now=self.clock.now()))
         return await self._execute(entry, run_id, silent, drain, patient=False, document=document.followed_by(claimed))
 
-    async def _rang(self, document: RunDocument) -> bool:
-        """Record what is due at the run's human tasks; whether the run waits on, or has ended, because of that."""
-        if not transitions.due_alarms(document.open_human_tasks(), self.clock.now()):
-            return False
-        head = (await self.backend.transact(document.run_id, transitions.ring(now=self.clock.now()))).kept
-        return not head.active or (head.status is RunStatus.PAUSED and not transitions.is_due(head, self.clock.now()))
+    async def _attend(self, entry: RegisteredPipeline, document: RunDocument) -> PipelineResult:
+        """The result of a run that has come to rest; in place, its children are executed here, and then it goes on."""
+        waits = kin.awaited(document)
+        if not waits:
+            return result_of(entry, document)
+        await asyncio.gather(*[self._execute_child(wait.name) for wait in waits])
+        fresh = await self._load(document.run_id)
+        if fresh.head is not None and fresh.head.status is RunStatus.QUEUED:
+            return await self._settled(entry, fresh.head)
+        return result_of(entry, fresh)
+
+    async def _execute_child(self, run_id: str) -> None:
+        """Work on a child until it pauses or ends, as far as it can be here, and tell its parent."""
+        child = (await self._load(run_id)).head
+        assert child is not None  # `_load` returns no document without one
+        with suppress(RunIsLeased, IllegalTransition, PipelineNotFound, PipelineChanged):
+            runner = Flujo(
+                registry=self.registry,
+                pipeline_name=child.pipeline,
+                pipeline_version=child.version,
+                state_backend=self.backend,
+                clock=self.clock,
+                lease=self.lease,
+            )
+            await runner._go_on(runner._entry(child.version), child, silent)
+        await kin.settle(self.backend, run_id, self.clock.now())
 
     async def _go_on(self, entry: RegisteredPipeline, head: RunHead, progress: Progress) -> PipelineResult:
         document = await self._load(head.run_id)
-        if await self._rang(document):
+        if await stays(self.backend, document, self.clock.now()):
             return result_of(entry, await self._load(head.run_id))
         waits = head.status is RunStatus.PAUSED and not transitions.is_due(head, self.clock.now())
         if (waits and head.wait is not Wait.RETRY) or head.status is RunStatus.COMPLETED:
-            return result_of(entry, document)
+            return await self._attend(entry, document)
         try:
-            await self._claim(entry, head.run_id)
+            await claim_in_turn(self.backend, head.run_id, self._terms(entry), self.clock)
         except (RunWaits, RunFinished):  # its worker brought it to rest since we looked
             return result_of(entry, await self._load(head.run_id))
         return await self._execute(entry, head.run_id, progress)
@@ -237,21 +255,9 @@ class Flujo:
     async def _take_up(self, entry: RegisteredPipeline, document: RunDocument, progress: Progress) -> PipelineResult:
         """Work on a run that was just taken, or that is queued because too many of its key were running."""
         if document.head is not None and document.head.status is RunStatus.QUEUED:
-            await self._claim(entry, document.run_id)
+            await claim_in_turn(self.backend, document.run_id, self._terms(entry), self.clock)
             return await self._execute(entry, document.run_id, progress)
         return await self._execute(entry, document.run_id, progress, document=document)
-
-    async def _claim(self, entry: RegisteredPipeline, run_id: str) -> None:
-        """Take the lease; while too many runs of its key are running, wait for a place."""
-        pause = FIRST_LOOK
-        while True:
-            try:
-                await self.backend.transact(run_id, transitions.claim(self._terms(entry), now=self.clock.now()))
-            except AtMaxConcurrency:
-                await self.clock.sleep(pause)
-                pause = min(2 * pause, LAST_LOOK)
-            else:
-                return
 
     async def _execute(
         self,
@@ -266,6 +272,7 @@ class Flujo:
         """Work on a run that was taken; `document` is that run, where it is known without a look."""
         hold = Hold(
             entry=entry,
+            registry=self.registry,
             backend=self.backend,
             document=document or await self._load(run_id),
             clock=self.clock,
@@ -275,7 +282,9 @@ class Flujo:
             patient=patient,
         )
         await Execution(hold).run()
-        return result_of(entry, hold.document)
+        if hold.head.untold:
+            await kin.settle(self.backend, run_id, self.clock.now())
+        return await self._attend(entry, hold.document) if patient else result_of(entry, hold.document)
 
     # Answer
 
@@ -327,6 +336,8 @@ class Flujo:
         if head.status in (RunStatus.QUEUED, RunStatus.RUNNING):
             with suppress(RunIsLeased):  # a worker is faster: it goes on with the answer
                 return await self._go_on(entry, head, silent)
+        if head.untold:
+            await kin.settle(self.backend, head.run_id, self.clock.now())
         return result_of(entry, await self._load(head.run_id))
 
     # Signal
@@ -389,9 +400,9 @@ class Flujo:
         """
         entry = self._entry_of(await self._load(run_id))
         asked = transitions.cancel(actor=actor, reason=reason, now=self.clock.now(), facts={})
-        await self.backend.transact(run_id, asked)
+        asked_of = (await self.backend.transact(run_id, asked)).kept
         watch.hint(run_id)
-        return result_of(entry, await self._load(run_id))
+        return await self._settled(entry, asked_of) if asked_of.untold else result_of(entry, await self._load(run_id))
 
     def unpark(self, run_id: str, **options: Any) -> PipelineResult:
         """Block until the un-parked run pauses or ends; the options are those of `unpark_async`."""
@@ -416,20 +427,10 @@ class Flujo:
 
     def _entry(self, version: str | None) -> RegisteredPipeline:
         entry = self.registry.get(self.pipeline_name, version)
-        self._check_capable(entry)
+        check_capable(self.backend, entry)
         if self.context_model is None:
             return entry
         return dataclasses.replace(entry, context_model=self.context_model)
-
-    def _check_capable(self, entry: RegisteredPipeline) -> None:
-        if self.backend.transactional_steps:
-            return
-        needs = [node.name for node in entry.pipeline.every_node() if isinstance(node, Step) and node.transactional]
-        if needs:
-            raise BackendCannot(
-                f"{type(self.backend).__name__} has no transactions for the step {needs[0]!r} of {entry.name} "
-                f"{entry.version}. Use the ORM backend, or drop transactional=True."
-            )
 
     async def _entry_for(self, run_id: str, *, whatever_version: bool) -> RegisteredPipeline:
         """The version that the runner names; without one, that of the stored run, and the newest for a new run."""

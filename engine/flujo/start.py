@@ -1,4 +1,4 @@
-"""A run that is to be started: its input and its context validated, and encoded as they will be stored."""
+"""A run that is to be started: its input and context validated and encoded, and whether the backend can do it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from flujo import canonical
 from flujo.admission import checked_priority
 from flujo.context import fields_of, initial
 from flujo.description import checked
+from flujo.errors import BackendCannot
 from flujo.registry import RegisteredPipeline
+from flujo.state.base import StateBackend
 from flujo.status import OnChange
+from flujo.step import Step
 from flujo.transitions import NewRun
 
 
@@ -26,8 +29,12 @@ def new_run(
     idempotency_key: str = "",
     priority: int | None = None,
     on_change: OnChange | None = None,
+    parent: tuple[str, str] = ("", ""),
 ) -> NewRun:
-    """A run of `entry`, its input and context validated and encoded. Raises `InvalidInput`."""
+    """A run of `entry`, its input and context validated and encoded. Raises `InvalidInput`.
+
+    `parent` is the id of the run that waits for it, and the path of the step that does.
+    """
     checked(title=title, owner=owner, requester=requester, tags=list(tags))
     fields = fields_of(initial(entry.context_model, context))
     encoded = entry.encode_input(value)
@@ -50,4 +57,18 @@ def new_run(
         priority=entry.priority if priority is None else checked_priority(priority),
         on_change=None if on_change is None else OnChange(on_change),
         concurrency_key=entry.key_for(encoded),
+        parent_run_id=parent[0],
+        parent_path=parent[1],
     )
+
+
+def check_capable(backend: StateBackend, entry: RegisteredPipeline) -> None:
+    """Raise `BackendCannot` where a step asks for what the backend has not."""
+    if backend.transactional_steps:
+        return
+    needs = [node.name for node in entry.pipeline.every_node() if isinstance(node, Step) and node.transactional]
+    if needs:
+        raise BackendCannot(
+            f"{type(backend).__name__} has no transactions for the step {needs[0]!r} of {entry.name} "
+            f"{entry.version}. Use the ORM backend, or drop transactional=True."
+        )

@@ -26,6 +26,7 @@ class Wait(StrEnum):
     TIMER = "timer"
     RETRY = "retry"
     OPERATOR = "operator"
+    CHILD = "child"
 
 
 class Outcome(StrEnum):
@@ -120,6 +121,8 @@ class EventKind(StrEnum):
     SIGNAL_RECEIVED = "signal.received"
     SIGNAL_TAKEN = "signal.taken"
     SIGNAL_EXPIRED = "signal.expired"
+    CHILD_STARTED = "child.started"
+    CHILD_ENDED = "child.ended"
     HUMAN_TASK_RAISED = "human_task.raised"
     HUMAN_TASK_REMINDED = "human_task.reminded"
     HUMAN_TASK_ESCALATED = "human_task.escalated"

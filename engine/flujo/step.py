@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from flujo.child import ChildStep
 from flujo.constructs import Branch, Fallback, Loop, Map, OnError, Parallel, Reducers, as_node
 from flujo.deadlines import Approve, Timetable
 from flujo.errors import PipelineDefinitionError
@@ -193,6 +194,23 @@ class Step(Node):
         `SignalTimeout`, and a later signal does not undo that.
         """
         return SignalStep(name, schema, timeout)
+
+    @staticmethod
+    def run_pipeline(
+        name: str,
+        *,
+        pipeline: str,
+        version: str | None = None,
+        start_on: Callable[[Any], Any] | None = None,
+    ) -> ChildStep:
+        """Start a run of another registered pipeline, a child, and wait for its end, holding nothing meanwhile.
+
+        The child is of `version`, or of the newest when it starts; it is started on this step's input, or on what the
+        function `start_on` makes of it. The output of its last step is this step's. A child that failed or was
+        cancelled is this step's failure (`ChildFailed`, `ChildCancelled`); a retry of this run starts another child.
+        When this run ends, or gives up the part that waits, its child is cancelled.
+        """
+        return ChildStep(name, pipeline, version, start_on)
 
     @staticmethod
     def fallback(name: str, primary: Node | Pipeline, backup: Node | Pipeline) -> Fallback:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from flujo.child import ChildStep
 from flujo.constructs import Construct
 from flujo.human import HumanStep
 from flujo.node import Node
@@ -115,6 +116,8 @@ def note_of(node: Node) -> str:
         return asks(node)
     if isinstance(node, Timer | SignalStep):
         return waits_for(node)
+    if isinstance(node, ChildStep):
+        return f"runs {node.pipeline} {node.version or ''}".rstrip() + " as a child"
     if isinstance(node, Construct):
         names = [segment for segment, _ in node.parts()]
         return _KINDS[node.kind].format(count=len(names), first=names[0], last=names[-1])
@@ -155,7 +158,7 @@ def sentence(pipeline: Pipeline) -> str:
     said = []
     for number, node in enumerate(pipeline.nodes, start=1):
         part = f"{number}. {node.name}"
-        if isinstance(node, Construct | Timer | SignalStep):
+        if isinstance(node, Construct | Timer | SignalStep | ChildStep):
             part += f" ({note_of(node)})"
         if isinstance(node, HumanStep):
             then = "the run stops" if node.on_reject is None else f"go to {sentence(node.on_reject)}"

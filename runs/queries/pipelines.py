@@ -10,6 +10,7 @@ from django.db.models import QuerySet
 from django.http import Http404
 from django.urls import reverse
 from django.utils.http import urlencode
+from flujo.child import ChildStep
 from flujo.constructs import Construct
 from flujo.errors import PipelineNotFound
 from flujo.human import HumanStep
@@ -192,6 +193,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "human_task": ("hand-raised", "asks a person"),
     "timer": ("clock", "waits for a time"),
     "signal": ("clock", "waits for a signal"),
+    "child": ("arrow-top-right-on-square", "runs another pipeline"),
     "pipeline": ("square-3-stack-3d", "steps in one"),
     "parallel": ("arrows-right-left", "parallel"),
     "map": ("queue-list", "for each item"),
@@ -214,7 +216,7 @@ def _line(number: int, node: Node) -> StepLine:
         number=number,
         name=node.name,
         description=node.description,
-        note=note_of(node) if isinstance(node, Construct | Timer | SignalStep) else "",
+        note=note_of(node) if isinstance(node, Construct | Timer | SignalStep | ChildStep) else "",
         icon=KINDS[node.kind][0],
         kind_words=KINDS[node.kind][1],
         is_human=human is not None,

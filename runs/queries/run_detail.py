@@ -84,6 +84,7 @@ class RunPage:
     error: ErrorCard | None
     result: Payload
     made: list[Descendant]
+    children: list[Run]
 
 
 def page(user: access.User, run: Run) -> RunPage:
@@ -98,6 +99,7 @@ def page(user: access.User, run: Run) -> RunPage:
         error=_error(run, listed.failed, shown=head.shows_values),
         result=_result(run, shown=head.shows_values),
         made=_made(user, run),
+        children=list(access.visible_to(user).filter(parent_run_id=run.pk).order_by("created_at")[:MAX_MADE]),
     )
 
 

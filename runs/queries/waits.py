@@ -1,4 +1,4 @@
-"""The open waits of runs for a timer, a signal or a retry, as pages name them."""
+"""The open waits of runs for a timer, a signal, a retry or a child run, as pages name them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runs.models import RunWait
 
 @dataclass(frozen=True, slots=True)
 class WaitLine:
-    """One wait; `kind` is `timer`, `signal` or `retry`, `due_at` is None for a signal without a time-out."""
+    """One wait; `kind` is `timer`, `signal`, `retry` or `child`, `due_at` is None for a signal without a time-out."""
 
     kind: str
     name: str

@@ -76,7 +76,7 @@ def _start_or_skip(schedule: Schedule, now: datetime, registry: PipelineRegistry
         idempotency_key=key,
     )
     facts = {"schedule": schedule.name, "due_at": due_at, **Origin(channel="schedule").facts()}
-    DjangoBackend().transact_now(run_id, transitions.start(new, now=now, claim=None, facts=facts))
+    DjangoBackend().transact_now(run_id, transitions.start(new, now=now, claim=None, actor=schedule.owner, facts=facts))
     stored.update(last_at=schedule.next_at, last_run_id=run_id, problem="")
     dispatch.hint_on_commit(run_id)
     return run_id

@@ -72,7 +72,7 @@ def test_every_way_to_make_a_step_has_an_example() -> None:
 def test_every_kind_of_step_can_be_reached_from_the_package() -> None:
     kinds = {kind.kind for kind in _below(Node) if "kind" in vars(kind)}
     assert kinds == {
-        "step", "human_task", "pipeline", "parallel", "map", "branch", "loop", "fallback", "timer", "signal"
+        "step", "human_task", "pipeline", "parallel", "map", "branch", "loop", "fallback", "timer", "signal", "child"
     }  # fmt: skip
 
 

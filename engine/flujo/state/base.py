@@ -115,6 +115,10 @@ class StateBackend(ABC):
         """
         raise BackendCannot(f"{type(self).__name__} cannot list its runs. Use one of the built-in backends.")
 
+    async def untold(self, limit: int = 100) -> list[str]:
+        """Runs whose parent or child does not know yet what became of them: `flujo.kin.settle` tells it."""
+        raise BackendCannot(f"{type(self).__name__} cannot list its runs. Use one of the built-in backends.")
+
     async def events(self, run_id: str) -> Iterable[AuditEvent]:
         """The audit events of a run, deleted ones included, in the order of their chain."""
         document = await self.load(run_id)

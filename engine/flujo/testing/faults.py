@@ -132,6 +132,9 @@ class FaultyBackend(StateBackend):
     ) -> list[RunHead]:
         return await self.inner.ready(now, limit, fingerprints=fingerprints, full_keys=full_keys)
 
+    async def untold(self, limit: int = 100) -> list[str]:
+        return await self.inner.untold(limit)
+
     async def events(self, run_id: str) -> Iterable[AuditEvent]:
         return await self.inner.events(run_id)
 

@@ -1,6 +1,7 @@
 """Every legal change of a run, as pure functions that decide what one transaction writes."""
 
 from flujo.transitions.alarms import due_alarms, expired, missed, ring
+from flujo.transitions.kin import child_ended, disown, told
 from flujo.transitions.migrating import migrate
 from flujo.transitions.moving import arrive, depart, is_moving, leave
 from flujo.transitions.operator import Answer, cancel, decide, purge, receive, retry
@@ -42,10 +43,12 @@ __all__ = [
     "begin_wait",
     "cancel",
     "cancel_here",
+    "child_ended",
     "claim",
     "complete_step",
     "decide",
     "depart",
+    "disown",
     "due_alarms",
     "expire",
     "expired",
@@ -69,6 +72,7 @@ __all__ = [
     "retry",
     "ring",
     "start",
+    "told",
     "unpark",
     "waiting",
 ]

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from flujo.batch import Batch, Draft, RunView, Transition, required, unchanged
-from flujo.errors import Fenced, RunIsLeased
+from flujo.errors import Fenced, IllegalTransition, RunIsLeased
 from flujo.lease import is_held
 from flujo.records import AuditEvent, RunHead, Tombstone
 from flujo.status import EventKind, Outcome, RunStatus, Wait
@@ -25,7 +25,7 @@ def is_moving(head: RunHead) -> bool:
 def leave(to: str, *, actor: str, now: datetime, facts: dict[str, Any]) -> Transition:
     """Hold a run that is going to the store `to`; what it was is in the event. Asking twice changes nothing.
 
-    Raises `RunIsLeased` while a worker holds it.
+    Raises `RunIsLeased` while a worker holds it, `IllegalTransition` while it waits for a child or is waited for.
     """
 
     def transition(view: RunView) -> Batch:
@@ -35,6 +35,7 @@ def leave(to: str, *, actor: str, now: datetime, facts: dict[str, Any]) -> Trans
             raise RunIsLeased(f"Run {head.run_id} is running in {holder}. Move it when it waits.", holder=str(holder))
         if is_moving(head):
             return unchanged(view)
+        _check_alone(view, head)
         draft = Draft(view, now, actor=actor)
         if head.status is RunStatus.RUNNING:
             lose_attempts(draft)
@@ -53,6 +54,16 @@ def leave(to: str, *, actor: str, now: datetime, facts: dict[str, Any]) -> Trans
         return draft.batch()
 
     return transition
+
+
+def _check_alone(view: RunView, head: RunHead) -> None:
+    """A parent and its child must stay in one store: each hears of the other's end there."""
+    if any(wait.kind is Wait.CHILD for wait in view.open_waits()):
+        raise IllegalTransition(f"Run {head.run_id} waits for a child run. Move it when that has ended.")
+    if head.untold or (head.parent_run_id and head.active):
+        raise IllegalTransition(
+            f"Run {head.run_id} is the child of a run that waits for it. Move it when it has ended."
+        )
 
 
 def depart(to: str, seq: int, *, actor: str, now: datetime) -> Transition:

@@ -282,6 +282,8 @@ def purge(
         head = required(view)
         if head.active:
             raise RunActive(f"Run {head.run_id} is {head.status.value} and cannot be deleted. Cancel it first.")
+        if head.untold:
+            raise IllegalTransition(f"Run {head.run_id} is kept until its parent and its children know of its end.")
         kept_because = allowed(head)
         if kept_because:
             raise IllegalTransition(kept_because)

@@ -147,6 +147,8 @@ def end(draft: Draft, status: RunStatus, kind: EventKind, *, path: str = "", clo
     decided = path if kind is EventKind.RUN_REJECTED else ""
     close_human_tasks(draft, closing or f"the run is {status.value}", but=decided)
     close_waits(draft)
+    if draft.has("parent_run_id"):
+        draft.set(untold=True)
     if status is RunStatus.CANCELLED:
         give_up_attempts(draft, AttemptOutcome.CANCELLED)
     elif status is RunStatus.FAILED:
@@ -191,7 +193,13 @@ def close_waits(draft: Draft) -> None:
     over = {row.key_values() for row in draft.updates if isinstance(row, RunWait)}
     for wait in draft.view.open_waits():
         if wait.key_values() not in over:
-            draft.update(dataclasses.replace(wait, status=WaitStatus.CLOSED, ended_at=draft.now))
+            _close_wait(draft, wait)
+
+
+def _close_wait(draft: Draft, wait: RunWait) -> None:
+    draft.update(dataclasses.replace(wait, status=WaitStatus.CLOSED, ended_at=draft.now))
+    if wait.kind is Wait.CHILD:
+        draft.set(untold=True)
 
 
 def abandon(draft: Draft, place: str) -> None:
@@ -201,7 +209,7 @@ def abandon(draft: Draft, place: str) -> None:
             close_task(draft, task, "the step that asked was given up after another one failed")
     for wait in draft.view.open_waits():
         if is_within(wait.path, place):
-            draft.update(dataclasses.replace(wait, status=WaitStatus.CLOSED, ended_at=draft.now))
+            _close_wait(draft, wait)
     for attempt in draft.view.open_attempts():
         if is_within(attempt.path, place):
             draft.update(dataclasses.replace(attempt, finished_at=draft.now, outcome=AttemptOutcome.RELEASED))
@@ -212,7 +220,7 @@ def waiting(asked: Iterable[HumanTask], waits: Iterable[RunWait]) -> set[tuple[s
     return {(task.path, task.generation) for task in asked} | {(wait.path, wait.generation) for wait in waits}
 
 
-_RANKS = (Wait.HUMAN_TASK, Wait.SIGNAL, Wait.RETRY, Wait.TIMER)
+_RANKS = (Wait.HUMAN_TASK, Wait.SIGNAL, Wait.RETRY, Wait.CHILD, Wait.TIMER)
 
 
 def pause_here(draft: Draft, tasks: Sequence[HumanTask], waits: Sequence[RunWait]) -> None:

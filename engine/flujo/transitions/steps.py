@@ -150,7 +150,7 @@ def complete_step(done: StepDone, then: Position, *, fence: int, lease: timedelt
 def _end_wait(draft: Draft, done: StepDone) -> None:
     if done.ends is not None:
         draft.update(dataclasses.replace(done.ends, status=WaitStatus.OVER, ended_at=draft.now))
-        if done.takes is None:
+        if done.ends.kind is Wait.TIMER:
             draft.event(EventKind.TIMER_FIRED, done.path)
     if done.takes is not None:
         draft.update(dataclasses.replace(done.takes, taken_by=done.path))
@@ -337,10 +337,17 @@ def raise_human_task(question: Question, *, alone: bool, fence: int, now: dateti
     return decide
 
 
+_BEGAN = {
+    Wait.TIMER: EventKind.TIMER_STARTED,
+    Wait.SIGNAL: EventKind.SIGNAL_AWAITED,
+    Wait.CHILD: EventKind.CHILD_STARTED,
+}
+
+
 def begin_wait(
     path: str, *, kind: Wait, name: str, due_at: datetime | None, alone: bool, fence: int, now: datetime
 ) -> Transition:
-    """Begin to wait for a timer or a signal; when nothing else can be running, pause the run too."""
+    """Begin to wait for a timer, a signal or a child; when nothing else can be running, pause the run too."""
 
     def decide(view: RunView) -> Batch:
         head = mine(view, fence)
@@ -354,8 +361,7 @@ def begin_wait(
         came = kind is Wait.SIGNAL and any(signal.name == name for signal in view.waiting_signals())
         if alone and not came:  # a signal that came since the worker looked would wake nobody
             pause_here(draft, [], [wait])
-        began = EventKind.TIMER_STARTED if kind is Wait.TIMER else EventKind.SIGNAL_AWAITED
-        draft.event(began, path, name=name, due_at=isoformat(due_at) if due_at else None)
+        draft.event(_BEGAN[kind], path, name=name, due_at=isoformat(due_at) if due_at else None)
         return draft.batch()
 
     return decide

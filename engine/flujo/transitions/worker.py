@@ -59,6 +59,8 @@ class NewRun:
     priority: int = 0
     on_change: OnChange | None = None
     concurrency_key: str = ""
+    parent_run_id: str = ""
+    parent_path: str = ""
     lineage: Lineage | None = None
 
 
@@ -136,6 +138,8 @@ def _first_head(view: RunView, new: NewRun, now: datetime, actor: str) -> RunHea
         priority=new.priority,
         on_change=new.on_change,
         concurrency_key=new.concurrency_key,
+        parent_run_id=new.parent_run_id,
+        parent_path=new.parent_path,
         derived_from=lineage.run_id if lineage else "",
         derived_at=lineage.step if lineage else "",
         started_by=actor,
@@ -202,7 +206,7 @@ def _check_claimable(head: RunHead, now: datetime, *, patient: bool) -> None:
 
 
 def _can_go_on(view: RunView, waits: list[RunWait], now: datetime) -> bool:
-    names = {wait.name for wait in waits if wait.kind is Wait.SIGNAL}
+    names = {wait.name for wait in waits if wait.kind in (Wait.SIGNAL, Wait.CHILD)}
     due = any(wait.due_at is not None and wait.due_at <= now for wait in waits)
     return due or (bool(names) and any(signal.name in names for signal in view.waiting_signals()))
 

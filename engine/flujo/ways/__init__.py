@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from flujo.walk import Way
-from flujo.ways import constructs, human_tasks, side_by_side, steps, waits
+from flujo.ways import children, constructs, human_tasks, side_by_side, steps, waits
 
 WAYS: Mapping[str, Way] = {
     "step": steps.step,
@@ -16,4 +16,5 @@ WAYS: Mapping[str, Way] = {
     "map": side_by_side.map_over,
     "timer": waits.timer,
     "signal": waits.signal,
+    "child": children.child,
 }

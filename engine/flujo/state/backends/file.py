@@ -128,6 +128,9 @@ class FileBackend(StateBackend):
         document = await self.load(run_id)
         return None if document is None or document.head is None else state_of(document)
 
+    async def untold(self, limit: int = 100) -> list[str]:
+        return [head.run_id for head in await self.heads(limit=2**31) if head.untold][:limit]
+
     async def run_ids(self) -> list[str]:
         return sorted(path.name.removesuffix(_SUFFIX) for path in self.folder.glob(f"*{_SUFFIX}"))
 

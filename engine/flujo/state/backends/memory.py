@@ -84,6 +84,9 @@ class InMemoryBackend(StateBackend):
         mine = [head for head in ready if known is None or head.fingerprint in known]
         return in_order(head for head in mine if head.concurrency_key not in full_keys)[:limit]
 
+    async def untold(self, limit: int = 100) -> list[str]:
+        return [head.run_id for head in await self.heads(limit=2**31) if head.untold][:limit]
+
     async def run_ids(self) -> list[str]:
         with self._lock:
             return sorted(self._runs)

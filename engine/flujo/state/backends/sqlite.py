@@ -165,6 +165,9 @@ class SQLiteBackend(StateBackend):
         with self._reading() as cursor:
             return ready_runs(cursor, self._dialect, now, limit, fingerprints=fingerprints, full_keys=full_keys)
 
+    async def untold(self, limit: int = 100) -> list[str]:
+        return [head.run_id for head in self._select(RunHead, "untold LIMIT {0}", limit)]
+
     async def run_ids(self) -> list[str]:
         with self._reading() as cursor:
             known = (f"SELECT run_id FROM {TABLES[record]}" for record in (RunHead, Tombstone, AuditEvent))

@@ -89,6 +89,7 @@ def _statements() -> list[str]:
     return [
         f"CREATE INDEX IF NOT EXISTS {run}_running ON {run} (status, concurrency_key) WHERE {running}",
         f"CREATE INDEX IF NOT EXISTS {run}_queued ON {run} ({order}) WHERE {queued}",
+        f"CREATE INDEX IF NOT EXISTS {run}_untold ON {run} (untold) WHERE untold",
         f"CREATE INDEX IF NOT EXISTS {run}_by_wake_at ON {run} (wake_at) WHERE wake_at IS NOT NULL",
         f"CREATE INDEX IF NOT EXISTS {tasks}_open ON {tasks} (status, raised_at)",
         _refuse("update", f"UPDATE ON {events}", "audit events are never changed"),

@@ -1,0 +1,99 @@
+"""How a child run is started and waited for."""
+
+from __future__ import annotations
+
+from flujo import kin, transitions
+from flujo.branches import Suspended
+from flujo.child import ChildStep
+from flujo.errors import ChildCancelled, ChildFailed, InvalidInput
+from flujo.kin import Ending
+from flujo.records import RunWait, Signal
+from flujo.start import new_run
+from flujo.status import RunStatus, Wait, WaitStatus
+from flujo.transitions import StepDone
+from flujo.walk import Spot, Walk
+
+
+async def child(walk: Walk, spot: Spot) -> None:
+    """Record that the run waits for a child, start it, and take what it gave once it has ended."""
+    node, wait = spot.node, walk.hold.document.wait(spot.path)
+    assert isinstance(node, ChildStep)  # what this way is for
+    if wait is None or wait.status is not WaitStatus.OPEN:
+        wait = await _begin(walk, spot)
+    told = next((signal for signal in walk.hold.document.waiting_signals() if signal.name == wait.name), None)
+    ending = Ending.of(told.data) if told is not None else await _look(walk, spot, node, wait)
+    if ending is None:
+        raise Suspended
+    await _end(walk, spot, wait, told, ending)
+
+
+async def _begin(walk: Walk, spot: Spot) -> RunWait:
+    """The wait is stored before there is a child, so that whoever ends the run knows of it."""
+    hold = walk.hold
+    beginning = transitions.begin_wait(
+        spot.path,
+        kind=Wait.CHILD,
+        name=await _next_id(walk, spot),
+        due_at=None,
+        alone=False,
+        fence=hold.fence,
+        now=hold.now(),
+    )
+    await hold.commit(beginning)
+    wait = hold.document.wait(spot.path)
+    if wait is None or wait.status is not WaitStatus.OPEN:
+        raise Suspended  # the run was cancelled here
+    return wait
+
+
+async def _next_id(walk: Walk, spot: Spot) -> str:
+    """The id of this round's child, or of one that completed in an earlier round and was not taken."""
+    head = walk.hold.head
+    for turn in reversed(range(head.round)):
+        earlier = kin.child_id(head, spot.path, turn)
+        document = await walk.hold.backend.load(earlier)
+        if document is not None and document.head is not None and document.head.status is RunStatus.COMPLETED:
+            return earlier
+    return kin.child_id(head, spot.path, head.round)
+
+
+async def _look(walk: Walk, spot: Spot, node: ChildStep, wait: RunWait) -> Ending | None:
+    """How the child has ended; it is started if there is none yet."""
+    document = await walk.hold.backend.load(wait.name)
+    if document is None or document.head is None:
+        await _start(walk, spot, node, wait)
+        return None
+    return kin.ending_of(document)
+
+
+async def _start(walk: Walk, spot: Spot, node: ChildStep, wait: RunWait) -> None:
+    hold = walk.hold
+    entry = hold.registry.get(node.pipeline, node.version)
+    value = await walk.ask(spot, node.input_for, await walk.given(spot))
+    try:
+        new = new_run(
+            entry,
+            value,
+            {"run_id": wait.name},
+            title=hold.head.title,
+            owner=hold.head.owner,
+            requester=hold.head.requester,
+            priority=hold.head.priority,
+            parent=(hold.head.run_id, spot.path),
+        )
+    except InvalidInput as error:
+        await walk.fail(spot, error)
+    starting = transitions.start(
+        new, now=hold.now(), claim=None, actor=hold.head.started_by, facts={"parent": hold.head.run_id}
+    )
+    await hold.backend.transact(wait.name, starting)
+
+
+async def _end(walk: Walk, spot: Spot, wait: RunWait, told: Signal | None, ending: Ending) -> None:
+    what = f"The child run {wait.name} of {spot.name!r}"
+    if ending.status is RunStatus.FAILED:
+        await walk.fail(spot, ChildFailed(f"{what} has failed: {ending.error}"))
+    if ending.status is RunStatus.CANCELLED:
+        await walk.fail(spot, ChildCancelled(f"{what} was cancelled{': ' if ending.error else ''}{ending.error}."))
+    done = StepDone(spot.path, spot.name, spot.top_index, 0, ending.output, None, wait.began_at, ends=wait, takes=told)
+    await walk.save(spot, done)

@@ -1,0 +1,83 @@
+"""Child runs in the console: workers and the sweeper between them, and what the pages of both runs say."""
+
+from __future__ import annotations
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+from flujo import PipelineRegistry, Step, step
+from flujo.status import RunStatus, Wait
+
+from runs.models import HumanTask, Run
+from runs.services.cancel import cancel
+from runs.services.origin import Origin
+from runs.sweeper import Sweeper
+from tests.runs import factories
+from tests.runs.conftest import SignIn
+from tests.runs.test_worker import Start, eventually, queue, registry, starter, status, working
+
+__all__ = ["queue", "registry", "starter"]  # fixtures
+
+ORIGIN = Origin("cli")
+
+
+@step
+def nothing(value: object) -> str:
+    return "done"
+
+
+def families(known: PipelineRegistry) -> None:
+    """`quick` and `asking` are parents of `child` and `question`."""
+    ask = Step.human_in_the_loop("ask", message_for_user="?", input_schema=bool)
+    known.register(nothing, name="child", version="1.0.0")
+    known.register(ask, name="question", version="1.0.0")
+    known.register(Step.run_pipeline("go", pipeline="child"), name="quick", version="1.0.0")
+    known.register(Step.run_pipeline("go", pipeline="question"), name="asking", version="1.0.0")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_workers_execute_parent_and_child_between_them(registry: PipelineRegistry, queue: Start) -> None:
+    families(registry)
+    parents = [queue(nothing, "quick") for _ in range(3)]
+    with working(registry):
+        eventually(lambda: {status(run) for run in parents} == {RunStatus.COMPLETED})
+    assert Run.objects.filter(pipeline="child", parent_run_id__in=[run.pk for run in parents]).count() == 3
+    assert not Run.objects.filter(untold=True).exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_sweeper_cancels_the_child_of_a_run_that_was_cancelled(
+    registry: PipelineRegistry, queue: Start, operator: User
+) -> None:
+    families(registry)
+    parent = queue(nothing, "asking")
+    with working(registry):
+        eventually(lambda: HumanTask.objects.exists() and status(parent) == RunStatus.PAUSED)
+    cancel(actor=operator, run_id=parent.pk, reason="Not needed.", origin=ORIGIN)
+    child = Run.objects.get(parent_run_id=parent.pk)
+    assert child.status == RunStatus.PAUSED
+    Sweeper().sweep()
+    child.refresh_from_db()
+    assert child.status == RunStatus.CANCELLED
+    assert not Run.objects.filter(untold=True).exists()
+
+
+@pytest.fixture
+def family(db: None) -> tuple[Run, Run]:
+    parent = factories.run("parent-1", status=RunStatus.PAUSED, wait=Wait.CHILD)
+    factories.run_wait(parent, "go", kind=Wait.CHILD, name="child-1")
+    return parent, factories.run("child-1", pipeline="child", parent_run_id="parent-1", parent_path="go")
+
+
+def test_pages_of_parent_and_child_name_each_other(family: tuple[Run, Run], viewer: User, sign_in: SignIn) -> None:
+    client: Client = sign_in(viewer)
+    parent, child = (client.get(run.get_absolute_url()).content.decode() for run in family)
+    assert "for its child run" in parent
+    assert 'href="/runs/child-1/"' in parent
+    assert "Child of" in child
+    assert 'href="/runs/parent-1/"' in child
+
+
+def test_page_of_a_parent_lists_no_child_of_a_hidden_pipeline(family: tuple[Run, Run], sign_in: SignIn) -> None:
+    client = sign_in(factories.user("only", can=["view"], on="orders"))
+    assert 'href="/runs/child-1/"' not in client.get("/runs/parent-1/").content.decode()
