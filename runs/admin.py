@@ -25,15 +25,18 @@ from runs.models import (
     Decision,
     HumanTask,
     LogChunk,
+    Notice,
     PipelineGrant,
     Run,
     RunInput,
     RunWait,
+    Schedule,
     Signal,
     SiteEvent,
     StepReport,
     Tombstone,
     Upload,
+    Vote,
 )
 from runs.services.origin import origin_of
 from runs.services.site_audit import acting
@@ -180,6 +183,40 @@ class SignalAdmin(ReadOnlyAdmin):
     list_display = ("run_id", "name", "message_id", "actor", "received_at", "taken_by")
     search_fields = ("run__run_id", "name", "message_id", "actor")
     payloads = ("data",)
+
+
+@admin.register(Vote)
+class VoteAdmin(ReadOnlyAdmin):
+    list_display = ("run_id", "path", "actor", "channel", "voted_at")
+    search_fields = ("run__run_id", "path", "actor")
+    payloads = ("data",)
+
+
+@admin.register(Notice)
+class NoticeAdmin(ReadOnlyAdmin):
+    list_display = ("run_id", "path", "kind", "attempts", "not_before")
+    list_filter = ("kind",)
+    list_select_related: ClassVar[Any] = False
+    search_fields = ("run_id", "path")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return Notice.objects.filter(run_id__in=access.visible_to(request.user).values("run_id"))
+
+
+@admin.register(Schedule)
+class ScheduleAdmin(ReadOnlyAdmin):
+    list_display = ("pipeline", "name", "when", "enabled", "next_at", "last_at")
+    list_filter = ("enabled",)
+    list_select_related: ClassVar[Any] = False
+    search_fields = ("pipeline", "name", "owner")
+    payloads = ("input",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        pipelines = access.pipelines_for(request.user, "view")
+        return Schedule.objects.all() if pipelines is None else Schedule.objects.filter(pipeline__in=pipelines)
+
+    def _may_see_values(self, request: HttpRequest, row: Any) -> bool:
+        return row is not None and access.may(request.user, "view_context", row.pipeline)
 
 
 @admin.register(Decision)

@@ -17,7 +17,10 @@ MAX_TOPICS = 50
 INBOX_KINDS = frozenset(
     {
         EventKind.HUMAN_TASK_RAISED,
+        EventKind.HUMAN_TASK_ESCALATED,
+        EventKind.HUMAN_TASK_EXPIRED,
         EventKind.HUMAN_TASK_CLOSED,
+        EventKind.VOTE_RECORDED,
         EventKind.DECISION_RECORDED,
         EventKind.RUN_CANCELLED,
         EventKind.RUN_REJECTED,

@@ -163,5 +163,7 @@ def sentence(pipeline: Pipeline) -> str:
         if isinstance(node, HumanStep):
             then = "the run stops" if node.on_reject is None else f"go to {sentence(node.on_reject)}"
             part += f", {asks(node)}; if rejected, {then}"
+            late = node.timetable.steps
+            part += f"; if nobody answers in time, go to {sentence(late)}" if late is not None else ""
         said.append(part)
     return "; ".join(said)

@@ -22,6 +22,7 @@ from flujo.waits import SignalStep, Timer
 from runs import access
 from runs.models import Run
 from runs.queries.bounded_counts import bounded_counts, count_words
+from runs.queries.human_task_rules import rules_of
 from runs.queries.pipeline_drawing import Drawing, asks, draw, note_of
 from runs.queries.run_list import TABS, RunRow, rows_of
 from runs.queries.schedules import ScheduleLine, schedules
@@ -59,7 +60,10 @@ class PipelineCard:
 
 @dataclass(frozen=True, slots=True)
 class StepLine:
-    """One step of a version; `asks` says whom a human task asks, `answer` what kind of answer it takes."""
+    """One step of a version; `asks` says whom a human task asks, `answer` what kind of answer it takes.
+
+    `rules` are its deadline and what is done then, its reminders and escalation, its quorum and four eyes.
+    """
 
     number: int
     name: str
@@ -71,6 +75,7 @@ class StepLine:
     asks: str
     answer: str
     on_reject: str
+    rules: list[str]
     parts: list[StepLine]
 
 
@@ -223,5 +228,6 @@ def _line(number: int, node: Node) -> StepLine:
         asks=asks(human) if human else "",
         answer=_ANSWERS[human.kind_of_answer] if human else "",
         on_reject=on_reject,
+        rules=rules_of(human) if human else [],
         parts=[replace(_line(number, part), name=name) for number, (name, part) in enumerate(_parts(node), 1)],
     )

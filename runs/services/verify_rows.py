@@ -12,7 +12,7 @@ from django.db.models import Exists, Max, OuterRef, QuerySet
 from flujo.canonical import digest
 from flujo.status import EventKind
 
-from runs.models import AuditEvent, Checkpoint, Decision, Run
+from runs.models import AuditEvent, Checkpoint, Decision, Run, Vote
 
 AT_ONCE = 500
 EVENT = ("run_id", "seq", "kind", "path", "actor", "body")
@@ -37,11 +37,13 @@ class Problem:
 
 
 def row_problems() -> Iterator[Problem]:
-    """What differs between checkpoints and decisions and their events, in runs that still exist."""
+    """What differs between checkpoints, decisions and votes and their events, in runs that still exist."""
     for rows in _batches(Checkpoint.objects.only("run_id", "seq", "path", "output").order_by("pk")):
         yield from _still_there(_checkpoint_problems(rows))
     for rows in _batches(Decision.objects.order_by("pk")):
         yield from _still_there(_decision_problems(rows))
+    for rows in _batches(Vote.objects.order_by("pk")):
+        yield from _still_there(_vote_problems(rows))
     recorded = AuditEvent.objects.only(*EVENT).filter(
         Exists(Run.objects.filter(pk=OuterRef("run_id"))),
         kind__in=[*_SAVED, EventKind.DECISION_RECORDED],
@@ -77,6 +79,18 @@ def _decision_problems(decisions: list[Row]) -> Iterator[Problem]:
         stored = {"outcome": row.outcome, "reason": row.reason, "data_digest": digest(row.data)}
         if event.actor != row.actor or any(data.get(name, value) != value for name, value in stored.items()):
             yield Problem(row.run_id, event.seq, f"recorded another decision on {row.path} than is stored")
+
+
+def _vote_problems(votes: list[Row]) -> Iterator[Problem]:
+    """A person's vote is what the newest event about it says; a vote that went is in the decision's own event."""
+    found = AuditEvent.objects.filter(run_id__in=_runs(votes), kind=EventKind.VOTE_RECORDED).order_by("seq")
+    newest = {(event.run_id, event.path, _data(event).get("generation"), event.actor): event for event in found}
+    for row in votes:
+        event = newest.get((row.run_id, row.path, row.generation, row.actor))
+        if event is None:
+            yield Problem(row.run_id, 0, f"the vote of {row.actor} on {row.path} has no event")
+        elif _data(event).get("data_digest") != digest(row.data):
+            yield Problem(row.run_id, event.seq, f"recorded another vote on {row.path} than is stored")
 
 
 def _missing_rows(events: list[Row]) -> Iterator[Problem]:

@@ -14,7 +14,7 @@ from flujo.start import new_run
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.base import StateBackend
 from flujo.status import DecisionOutcome, Outcome, RunStatus
-from flujo.testing import FakeClock, crash_points
+from flujo.testing import FakeClock, assert_crash_safe, crash_points
 from pydantic import BaseModel
 
 from tests.engine.making import document_of, head_of, kinds_of, runner_of
@@ -236,3 +236,8 @@ def test_a_quorum_that_nobody_can_reach_is_an_error_when_built(options: dict[str
     with pytest.raises(PipelineDefinitionError, match=said):
         asks(**options)
     asks(quorum=3, candidates=["ana", "group:finance"])
+
+
+def test_a_pipeline_with_rules_is_checked_for_crashes_with_as_many_people_as_it_asks() -> None:
+    report = assert_crash_safe(asks(four_eyes=True), input="lamp", answers={"approve": True}, repeatable=["pay"])
+    assert report.crashes > 5

@@ -12,7 +12,7 @@ from django.db import connection
 from flujo import canonical
 from flujo.status import DecisionOutcome, EventKind, RunStatus
 
-from runs.models import AuditEvent, Checkpoint, Decision, Run, SiteEvent, Tombstone
+from runs.models import AuditEvent, Checkpoint, Decision, Run, SiteEvent, Tombstone, Vote
 from runs.services.site_audit import record
 from runs.services.verify import Report, verify_runs, verify_site
 from tests.runs import factories, guards
@@ -140,6 +140,19 @@ def test_verify_follows_a_deleted_run_to_its_tombstone(history: Run) -> None:
     assert verify_runs().intact
     Tombstone.objects.filter(pk=stone.pk).update(seq=seq + 1)
     assert first_bad(verify_runs()) == ("r1", 7)
+
+
+def test_verify_finds_a_vote_that_was_changed_or_put_there(history: Run) -> None:
+    task = history.human_tasks.get()
+    facts = {"generation": 1, "data_digest": canonical.digest("true")}
+    event = factories.audit_event(history, EventKind.VOTE_RECORDED, path="approve", actor="ben", data=facts)
+    vote = factories.vote(task, actor="ben")
+    assert verify_runs().intact
+    Vote.objects.update(data="false")
+    assert first_bad(verify_runs()) == ("r1", event.seq)
+    vote.save()
+    factories.vote(task, actor="eve")
+    assert "the vote of eve on approve has no event" in verify_runs().problems[0].sentence
 
 
 ROW_TAMPERING: dict[str, tuple[Callable[[], object], int]] = {

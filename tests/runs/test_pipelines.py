@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from html import unescape
 from xml.etree import ElementTree as ET
 
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
-from flujo import Pipeline
+from flujo import Pipeline, Step
 from pytest_django import DjangoAssertNumQueries
 
 from runs.queries import pipelines
+from runs.queries.human_task_rules import rules_of
 from runs.queries.pipeline_drawing import BOX_HEIGHT, BOX_WIDTH, Drawing, draw
 from runs.registry import registry
 from tests.runs import factories, shop
@@ -172,3 +174,27 @@ def test_drawing_cuts_long_names_and_keeps_them_whole_in_its_words() -> None:
     drawing = draw(Pipeline([type(shop.price)(shop.price.function, name=name)]))
     assert drawing.boxes[0].label.endswith("…")
     assert name in drawing.sentence
+
+
+def test_rules_of_a_human_task_are_said_in_words() -> None:
+    day = timedelta(days=1)
+    gate = Step.human_in_the_loop(
+        "approve",
+        input_schema=bool,
+        candidates=["group:finance"],
+        deadline=30 * day,
+        on_deadline="reject",
+        reminders=[20 * day, 10 * day],
+        escalate_after=25 * day,
+        escalate_to=["group:heads"],
+        quorum=2,
+        four_eyes=True,
+    )
+    assert rules_of(gate) == [
+        "2 people must give the same answer",
+        "whoever started or requested the run may not decide",
+        "after 30 d it counts as rejected",
+        "reminds after 10 d, 20 d",
+        "after 25 d group heads may answer, too",
+    ]
+    assert rules_of(Step.human_in_the_loop("approve")) == []

@@ -70,7 +70,8 @@ class Drive:
         for task in sorted(document.open_human_tasks(), key=lambda task: task.path):
             found = _given(self.answers, task.path, task.name)
             if found:
-                return await runner.resume_async(run_id, found[0], step=task.path)
+                person = f"person {1 + len(document.votes(task.path, task.generation))}"  # a quorum asks for several
+                return await runner.resume_async(run_id, found[0], step=task.path, actor=person)
         for wait in sorted(document.open_waits(), key=lambda wait: wait.path):
             found = _given(self.signals, wait.path, wait.name) if wait.kind is Wait.SIGNAL else []
             if found:
