@@ -120,7 +120,8 @@ class Execution:
     # While the work goes on
 
     async def _beat(self) -> None:
-        while self.hold.stop_for is None:
+        """Keep the lease, also while a step that was interrupted still tidies up."""
+        while self.hold.stop_for is not Stop.FENCED:
             await self.hold.clock.sleep(self.hold.lease.total_seconds() / 3)
             try:
                 renewal = transitions.renew(fence=self.hold.fence, lease=self.hold.lease, now=self.hold.now())

@@ -292,3 +292,24 @@ async def test_crash_anywhere_in_a_cancellation_leaves_it_to_be_carried_out() ->
     points = [point async for point in crash_points(InMemoryBackend, scenario)]
     assert len(points) >= 8
     assert {str(point): point.result for point in points} == {str(point): RunStatus.CANCELLED for point in points}
+
+
+async def test_lease_is_kept_while_an_interrupted_step_tidies_up(backend: StateBackend) -> None:
+    steps = Steps()
+    held: list[Any] = []
+
+    @step
+    async def tidy(value: int) -> int:
+        steps.begun.release()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            held.append((await head_of(backend, "r")).lease_expires_at)
+            await asyncio.sleep(0.3)
+            held.append((await head_of(backend, "r")).lease_expires_at)
+        return value
+
+    runner = runner_of(tidy, backend, lease=timedelta(seconds=0.3))
+    assert (await cancelled(runner, steps)).status is RunStatus.CANCELLED
+    assert held[1] > held[0]
+    assert await outcomes(backend) == {"tidy": AttemptOutcome.CANCELLED}

@@ -146,3 +146,26 @@ def test_interrupted_script_gives_its_run_back(tmp_path: Path) -> None:
 def test_sync_step_that_never_returns_does_not_keep_the_process(tmp_path: Path) -> None:
     done = python(WORKER, "sqlite", tmp_path, "stuck")
     assert (done.returncode, done.stdout.strip()) == (0, "failed StepTimeout")
+
+
+def test_cancel_from_another_process_stops_a_step_within_seconds(shared: tuple[str, Path]) -> None:
+    store, folder = shared
+    with start(store, folder, "long") as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == b"begun\n"
+        assert run_worker(store, folder, "cancel") == "running\n"
+        began = time.monotonic()
+        assert worker.stdout.read() == b"cancelled\n"
+        assert time.monotonic() - began < 5, "its lease is thirty seconds long, its heartbeat comes after ten"
+
+
+def test_cancel_is_carried_out_though_the_worker_is_killed_before_it_hears_of_it(shared: tuple[str, Path]) -> None:
+    store, folder = shared
+    with start(store, folder, "long") as worker:
+        assert worker.stdout is not None
+        worker.stdout.readline()
+        worker.send_signal(signal.SIGSTOP)
+        assert run_worker(store, folder, "cancel") == "running\n"
+        worker.kill()
+    assert run_worker(store, folder, "long") in {"cancelled\n", "was cancelled before\n"}
+    assert run_worker(store, folder, "verify").startswith("runs 1")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flujo import Flujo, Pipeline, PipelineRegistry, StepContext, StepResult, step
-from flujo.errors import Fenced, RunIsLeased
+from flujo.errors import Fenced, RunCancelled, RunIsLeased
 from flujo.state.backends.file import FileBackend
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.backends.sqlite import SQLiteBackend
@@ -26,6 +26,8 @@ def main(store: str, folder: Path, action: str, *more: str) -> None:
     actions: dict[str, Any] = {
         "run": lambda: asyncio.run(run(backend, folder)),
         "hold": lambda: asyncio.run(hold(backend, *more)),
+        "long": lambda: asyncio.run(long(backend)),
+        "cancel": lambda: print(runner_of(long_step(), backend).cancel("r").status),
         "share": lambda: asyncio.run(share(backend, folder)),
         "verify": lambda: asyncio.run(verify(backend)),
         "forget": lambda: runner_of(one_step(folder), backend).run("r", run_id="r"),
@@ -106,6 +108,24 @@ async def hold(backend: StateBackend, now: str = "") -> None:
         print(result.status, "output", result.output)
     except Fenced as fenced:
         print("Fenced", fenced)
+
+
+def long_step() -> Any:
+    @step
+    async def only(value: int) -> int:
+        print("begun", flush=True)
+        await asyncio.sleep(3_600)
+        return value
+
+    return only
+
+
+async def long(backend: StateBackend) -> None:
+    """Be in a step for an hour, under a lease of the usual length."""
+    try:
+        print((await runner_of(long_step(), backend).run_async(1, run_id="r")).status)
+    except RunCancelled:
+        print("was cancelled before")
 
 
 def one_step(folder: Path) -> Any:
