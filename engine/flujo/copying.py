@@ -23,7 +23,7 @@ class DamagedExport(FlujoError):
 
 
 async def whole(backend: StateBackend, run_id: str) -> RunDocument | None:
-    """A run with its audit events, a deleted one's remains too; None for an unknown id."""
+    """A run with its audit events and its log, a deleted one's remains too; None for an unknown id."""
     document, events = await backend.load(run_id), list(await backend.events(run_id))
     if document is None and not events:
         return None

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from flujo import Step, StepContext, step
 from flujo.batch import Batch, Transition
+from flujo.copying import exported
 from flujo.errors import BackendBusy, Fenced
 from flujo.records import LogChunk, RunHead, StepReport
 from flujo.reporter import MAX_LINES, RESERVE
@@ -417,6 +418,7 @@ async def test_reports_travel_with_the_run_and_go_with_it(built_in: Store) -> No
     elsewhere = InMemoryBackend()
     await elsewhere.save_state("r", state)
     assert sorted(await elsewhere.reports("r"), key=str) == sorted(await backend.reports("r"), key=str)
+    assert await exported(backend, "r") == state
     await backend.save_state("r", state)  # the store has it already
     await backend.delete_state("r")
     assert await backend.reports("r") == []

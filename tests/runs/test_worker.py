@@ -16,7 +16,7 @@ from flujo import Pipeline, PipelineRegistry, Step, StepContext, step, watch
 from flujo.status import RunStatus
 
 from runs import dispatch
-from runs.models import AuditEvent, Run
+from runs.models import AuditEvent, Run, RunWait
 from runs.services import start as start_service
 from runs.services.cancel import cancel
 from runs.services.origin import Origin
@@ -258,3 +258,23 @@ def test_cancelling_on_the_console_interrupts_a_step_of_the_worker_beside_it(
         cancel(actor=boss, run_id=run.pk, reason="enough", origin=Origin("ui"))
         eventually(lambda: status(run) == RunStatus.CANCELLED, patience=4)
     assert run.attempts.get().outcome == "cancelled"
+
+
+def test_worker_leaves_a_long_retry_wait_and_goes_on_when_it_is_due(registry: PipelineRegistry, queue: Start) -> None:
+    @step(retries=1, backoff=timedelta(minutes=4))
+    def once_away(ctx: StepContext) -> int:
+        if ctx.attempt == 1:
+            raise ConnectionError("away")
+        return ctx.attempt
+
+    with working(registry):
+        run = queue(once_away)
+        eventually(lambda: status(run) == RunStatus.PAUSED)
+        paused = Run.objects.get(pk=run.pk)
+        assert (paused.wait, paused.holder) == ("retry", None)
+        assert paused.wake_at is not None
+        assert paused.wake_at > timezone.now() + timedelta(minutes=1)
+        RunWait.objects.filter(run=run).update(due_at=timezone.now())  # the time has come
+        Run.objects.filter(pk=run.pk).update(wake_at=timezone.now())
+        dispatch.hint(run.pk)
+        eventually(lambda: status(run) == RunStatus.COMPLETED)

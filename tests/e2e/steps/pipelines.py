@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import timedelta
 from pathlib import Path
 
 from flujo import Step, StepContext, step
@@ -85,6 +86,23 @@ def wait_long(ctx: StepContext) -> str:
 
 
 registry.register(wait_long, name="long", version="1.0.0")
+
+
+@step(retries=4, backoff=timedelta(minutes=10))
+def load(ctx: StepContext) -> str:
+    """Read pages and say so, until it is let go; then the other side is away."""
+    effect(ctx)
+    page = 0
+    while (FOLDER / "hold-pages").exists():
+        page += 1
+        ctx.progress(page, 1_000, note=f"page {page}")
+        ctx.log.info("read page %d", page, lines=40)
+        time.sleep(0.2)
+    ctx.log.error("the archive is away", waited=30)
+    raise ConnectionError("the archive is away")
+
+
+registry.register(load, name="loading", version="1.0.0")
 
 
 def _quick(number: int) -> Step:
