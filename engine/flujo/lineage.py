@@ -68,7 +68,7 @@ def fork_of(
     after = _edited(entry, before, edits)
     taken = [_taken(document, node.name) for node in entry.pipeline.nodes[:index]]
     if taken:
-        delta = changes(context_before(document, index - 1), after)
+        delta = changes(_folded(json.loads(start.context), taken[:-1]), after)
         taken[-1] = dataclasses.replace(taken[-1], context_changes=canonical.dump(delta) if delta else None)
     changed = differences(before, after, secret=secret_fields(entry.context_model))
     lineage = Lineage(
