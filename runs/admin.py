@@ -16,6 +16,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from flujo.redaction import given
 
 from runs import access
 from runs.models import (
@@ -38,6 +39,7 @@ from runs.models import (
     Upload,
     Vote,
 )
+from runs.secrets import secrets_of
 from runs.services.origin import origin_of
 from runs.services.site_audit import acting
 
@@ -94,11 +96,20 @@ def pretty(name: str) -> Callable[[Any], SafeString]:
     def column(row: Any) -> SafeString:
         text = str(getattr(row, name) or "")
         with suppress(ValueError):  # a traceback or a message is text, not JSON
-            text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+            text = json.dumps(_shown(row, name, json.loads(text)), indent=2, ensure_ascii=False)
         cut = text if len(text) <= LONGEST else f"{text[:LONGEST]}…\n(cut after {LONGEST} characters)"
         return format_html("<pre>{}</pre>", cut)
 
     return column
+
+
+def _shown(row: Any, name: str, value: Any) -> Any:
+    """The value without what is secret in it: a payload of a row is given by, or to, the node at its path."""
+    if name == "schema":
+        return value
+    own = getattr(row, "path", "")
+    path = {"input": "", "evidence": given(own), "output": own, "data": own}.get(name)
+    return secrets_of(row if isinstance(row, Run) else row.run).hide(value, path)
 
 
 @cache

@@ -82,6 +82,7 @@ class Run(models.Model):
     tags = models.TextField(default="[]")
     error_type = models.CharField(max_length=200, blank=True)
     error_message = models.TextField(blank=True)
+    secrets = models.TextField(blank=True)
     idempotency_key = models.CharField(max_length=200, blank=True)
     priority = models.IntegerField(default=0)
     on_change = models.CharField(max_length=16, choices=_choices(OnChange), null=True)

@@ -49,9 +49,9 @@ class ScheduleForm:
         self.schedule = schedule
         posted = request.POST if request.method == "POST" else None
         self.fields = _Fields(posted, initial=_shown(schedule), label_suffix="")
-        given = json.loads(schedule.input) if schedule is not None else None
-        taken = entry.input_type is not None
-        self.input = ValueForm(entry.input_schema(), request, taken=taken, initial=given)
+        given, schema = json.loads(schedule.input) if schedule is not None else None, entry.input_schema()
+        shown = given if schema is not None else entry.secrets.drop(given, "")  # fields hide what is secret themselves
+        self.input = ValueForm(schema, request, taken=entry.input_type is not None, initial=shown)
         self.problems: list[str] = []
 
     @property

@@ -6,6 +6,7 @@ from flujo.errors import FlujoError
 from flujo.human import Reject
 from flujo.migration import Migrated, StoredRun
 from flujo.pipeline import Pipeline
+from flujo.redaction import Secret
 from flujo.registry import PipelineRegistry
 from flujo.result import Pause, PipelineResult, StepResult
 from flujo.retry import NonRetryable, RetryAfter, RetryPolicy
@@ -29,6 +30,7 @@ __all__ = [
     "Reject",
     "RetryAfter",
     "RetryPolicy",
+    "Secret",
     "StateBackend",
     "Step",
     "StepContext",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -14,9 +13,9 @@ from typing import Any
 from flujo import canonical, transitions
 from flujo.batch import Transition
 from flujo.branches import Stopped, Suspended
-from flujo.canonical import storable
 from flujo.context import Fields, PipelineContext, changes, fields_of, restore
 from flujo.errors import CorruptState, FlujoError, StepInputError, StepTimeout
+from flujo.failure import described
 from flujo.hold import Hold, Stop
 from flujo.reporter import Reporter
 from flujo.result import output_type
@@ -304,7 +303,7 @@ def _exited(step: Step, error: SystemExit) -> StepExited:
 
 
 async def _record(hold: Hold, call: Call, control: StepContext, error: Exception, retry: Retry | None) -> StepError:
-    recorded, now, number = described(error), hold.now(), control.attempt
+    recorded, now, number = described(error, hold.without_secrets), hold.now(), control.attempt
     then = AfterFailure.CONTAINED if call.contained else AfterFailure.FAIL_RUN
     due = None
     if retry is not None and retry.seconds:
@@ -327,13 +326,6 @@ async def _record(hold: Hold, call: Call, control: StepContext, error: Exception
     if retry is not None and due is None:
         hold.set_attempt_number(call.path, number + 1)
     return recorded
-
-
-def described(error: Exception) -> StepError:
-    """An error as the store keeps it."""
-    message = error.message if isinstance(error, FlujoError) else str(error)
-    lines = "".join(traceback.format_exception(error))
-    return StepError(type(error).__name__, storable(message)[:2_000], storable(lines)[-20_000:])
 
 
 def output_of(hold: Hold, path: str, name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -16,6 +17,7 @@ from flujo.clock import Clock
 from flujo.document import RunDocument
 from flujo.paths import is_note
 from flujo.records import LogChunk, StepReport
+from flujo.redaction import Secrets, cleaned, scrubbed, secret_texts
 from flujo.registry import PipelineRegistry, RegisteredPipeline
 from flujo.result import StepResult, step_result
 from flujo.state.base import StateBackend
@@ -180,6 +182,23 @@ class Hold:
 
     def set_attempt_number(self, path: str, number: int) -> None:
         self._numbers[path] = number
+
+    @property
+    def secrets(self) -> Secrets:
+        return Secrets.of_text(self.head.secrets) | self.entry.secrets
+
+    def without_secrets(self, text: str) -> str:
+        """A message as it may be kept: what it quotes of the run's secret values is hidden."""
+        secrets = self.secrets
+        return scrubbed(text, secret_texts(self.document, secrets)) if secrets != Secrets() else text
+
+    def lines_without_secrets(self, lines: list[str]) -> list[str]:
+        """Log lines, which are JSON, as they may be kept."""
+        secrets = self.secrets
+        if secrets == Secrets():
+            return lines
+        texts = secret_texts(self.document, secrets)
+        return [json.dumps(cleaned(json.loads(line), secrets, texts), ensure_ascii=False) for line in lines]
 
     def saving(self, done: StepDone, then: Position) -> Transition:
         """The transition that saves a checkpoint."""

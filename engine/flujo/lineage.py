@@ -15,13 +15,13 @@ from flujo.document import RunDocument
 from flujo.errors import CorruptState, IllegalTransition, InvalidInput, PipelineChanged, UnstorableValue
 from flujo.paths import MIGRATION, is_top
 from flujo.records import Checkpoint, RunHead
+from flujo.redaction import HIDDEN, Secrets
 from flujo.registry import RegisteredPipeline
 from flujo.stored_type import said
 from flujo.transitions import NewRun
 from flujo.transitions.lineage import Lineage
 
 LONGEST_VALUE = 500
-HIDDEN = "(secret)"
 _WRITE_ONLY = '"writeOnly": true'
 
 
@@ -66,6 +66,7 @@ def fork_of(
     check_reached(document, [node.name for node in entry.pipeline.nodes[: index + 1]])
     before = context_before(document, index)
     after = _edited(entry, before, edits)
+    secrets = Secrets.of_text(head.secrets) | entry.secrets
     taken = [_taken(document, node.name) for node in entry.pipeline.nodes[:index]]
     if taken:
         delta = changes(_folded(json.loads(start.context), taken[:-1]), after)
@@ -77,7 +78,7 @@ def fork_of(
         step=from_step,
         index=index,
         taken=tuple(taken),
-        edits=tuple(_short(edit) for edit in changed),
+        edits=tuple(_short(edit, secrets) for edit in changed),
         seq=head.seq,
         chain=head.chain,
     )
@@ -110,6 +111,7 @@ def _new(entry: RegisteredPipeline, head: RunHead, run_id: str, *, owner: str, a
         priority=head.priority,
         on_change=head.on_change,
         lineage=lineage,
+        secrets=(Secrets.of_text(head.secrets) | entry.secrets).to_text(),
     )
 
 
@@ -204,9 +206,12 @@ def secret_fields(model: type[PipelineContext]) -> set[str]:
     return {name for name, text in texts.items() if _WRITE_ONLY in text or (deeper and "$ref" in text)}
 
 
-def _short(edit: dict[str, Any]) -> dict[str, Any]:
-    """An edit as the audit keeps it: large values by their digest."""
-    return {name: value if name == "pointer" else _text(value) for name, value in edit.items()}
+def _short(edit: dict[str, Any], secrets: Secrets) -> dict[str, Any]:
+    """An edit as the audit keeps it: large values by their digest, secret ones not at all."""
+    pointer = edit["pointer"]
+    if secrets.keys & set(pointer.split("/")):
+        return {"pointer": pointer, "before": HIDDEN, "after": HIDDEN}
+    return {name: value if name == "pointer" else _text(secrets.hide(value)) for name, value in edit.items()}
 
 
 def _text(value: Any) -> Any:

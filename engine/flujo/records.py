@@ -51,7 +51,8 @@ class RunHead(Record):
     something to do by itself: the earliest of its timers and retries, and of the deadlines, escalations and reminders
     of its human tasks. Of the runs that wait for a worker, those of higher `priority` go first. Of the runs with one
     `concurrency_key` only so many as the pipeline says hold a lease at once. `on_change` is the run's own policy for
-    changed code. A parked run says in its error why. `started_by` is who started, reran or forked it.
+    changed code. A parked run says in its error why. `started_by` is who started, reran or forked it. `secrets` names
+    what its values hold that is not shown: the JSON of a `flujo.redaction.Secrets`.
     """
 
     table = "run"
@@ -87,6 +88,7 @@ class RunHead(Record):
     tags: str = "[]"
     error_type: str = ""
     error_message: str = ""
+    secrets: str = ""
     idempotency_key: str = ""
     priority: int = 0
     on_change: OnChange | None = None

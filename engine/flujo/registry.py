@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from flujo.node import Node
 from flujo.paths import MAX_PATH
 from flujo.pipeline import Pipeline
 from flujo.records import RunHead
+from flujo.redaction import Secrets, secrets_of
 from flujo.status import OnChange
 from flujo.stored_type import external
 from flujo.waits import SignalStep
@@ -50,6 +51,12 @@ class RegisteredPipeline:
     on_change: OnChange = OnChange.REFUSE
     max_concurrency: int | None = None
     concurrency_key: Callable[[Any], str] | None = None
+    secret_keys: frozenset[str] = frozenset()
+
+    @property
+    def secrets(self) -> Secrets:
+        """What its annotations and `secret_keys` mark as secret."""
+        return secrets_of(self.pipeline, self.context_model, self.secret_keys)
 
     @property
     def fingerprint(self) -> str:
@@ -63,7 +70,10 @@ class RegisteredPipeline:
         """The JSON Schema of the input; None when the first step takes none or does not annotate it."""
         if self.input_type is None or self.input_type is Any:
             return None
-        return external(self.input_type).json_schema(mode="validation")
+        schema: dict[str, Any] = Secrets(self.secret_keys).mark(
+            external(self.input_type).json_schema(mode="validation")
+        )
+        return schema
 
     def key_for(self, encoded_input: str) -> str:
         """Among which runs one on this input is counted; "" where any number may run. Raises `InvalidInput`."""
@@ -117,6 +127,7 @@ class PipelineRegistry:
         on_change: OnChange | str = OnChange.REFUSE,
         max_concurrency: int | None = None,
         concurrency_key: Callable[[Any], str] | None = None,
+        secret_keys: Collection[str] = (),
     ) -> RegisteredPipeline:
         """Register a pipeline, or a bare step as a pipeline of one.
 
@@ -126,6 +137,8 @@ class PipelineRegistry:
         by a registered `migration` to the newest version that has one.
         At most `max_concurrency` of its runs hold a lease at once, in all processes together; with `concurrency_key`, a
         function of the input that gives a text, so many for each key. The others stay queued.
+        Values under one of the `secret_keys`, at any depth, are hidden wherever values are shown, like those whose
+        annotations say so.
 
         Raises `PipelineConflict` when the name and version are taken by a pipeline of another shape.
         """
@@ -151,6 +164,7 @@ class PipelineRegistry:
             _policy(on_change),
             max_concurrency,
             concurrency_key,
+            frozenset(secret_keys),
         )
         known = self._known.setdefault(name, {})
         if version in known and known[version].fingerprint != entry.fingerprint:

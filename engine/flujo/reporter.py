@@ -122,7 +122,7 @@ class Reporter:
             run_id, now = self._hold.head.run_id, self._hold.now()
             if self._lines:
                 self._chunk_count += 1
-                lines = f"[{','.join(self._lines)}]"
+                lines = f"[{','.join(self._hold.lines_without_secrets(self._lines))}]"
                 self._chunks.append(LogChunk(run_id, self._path, self._attempt, self._chunk_count, lines, now))
                 self._lines = []
             self._number += 1
@@ -134,7 +134,7 @@ class Reporter:
                 now,
                 self._done,
                 self._total,
-                self._note,
+                self._hold.without_secrets(self._note),
                 self._chunk_count,
                 self._line_count,
                 self._dropped,

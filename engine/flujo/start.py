@@ -59,6 +59,7 @@ def new_run(
         concurrency_key=entry.key_for(encoded),
         parent_run_id=parent[0],
         parent_path=parent[1],
+        secrets=entry.secrets.to_text(),
     )
 
 

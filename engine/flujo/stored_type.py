@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -86,7 +86,7 @@ class _Walk:
 
     def _node(self, schema: dict[str, Any]) -> dict[str, Any]:
         kind = schema["type"]
-        if kind == "json-or-python" and _is_secret(schema):
+        if kind == "json-or-python" and is_secret(schema):
             self.changes = True
             return {**schema, "serialization": core_schema.plain_serializer_function_ser_schema(_reveal)}
         copy = self._items(schema)
@@ -99,7 +99,8 @@ class _Walk:
         return copy
 
 
-def _is_secret(schema: dict[str, Any]) -> bool:
+def is_secret(schema: Mapping[str, Any]) -> bool:
+    """Whether it is the schema of one of pydantic's secrets."""
     return schema.get("serialization", {}).get("function") in _maskers()
 
 

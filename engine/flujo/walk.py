@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from flujo import canonical, transitions
-from flujo.attempts import Failure, described
+from flujo.attempts import Failure
 from flujo.branches import Stopped, Suspended
 from flujo.context import Fields, changes, fold
+from flujo.failure import described
 from flujo.hold import Hold
 from flujo.human import HumanStep
 from flujo.node import Node
@@ -196,7 +197,7 @@ class Walk:
 
     async def fail(self, spot: Spot, error: Exception) -> NoReturn:
         """A node's own failure: it ends the run unless a construct around it catches it."""
-        what = described(error)
+        what = described(error, self.hold.without_secrets)
         if spot.scope.contained:
             raise Failed(Failure(spot.path, what))
         await self.hold.commit(transitions.fail_run(spot.path, what, fence=self.hold.fence, now=self.hold.now()))

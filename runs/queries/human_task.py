@@ -8,11 +8,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from django.utils import timezone
+from flujo.redaction import Secrets, given
 from flujo.status import EventKind, TaskStatus
 from flujo.transitions.votes import leading
 
 from runs import access, display
 from runs.models import AuditEvent, Decision, HumanTask, Run, Vote
+from runs.secrets import secrets_of
 
 if TYPE_CHECKING:
     from runs.access import User
@@ -169,19 +171,19 @@ class RequestPage:
 
 def request_page(user: User, task: HumanTask) -> RequestPage:
     """Everything the page of `task` shows to `user`, in a fixed number of queries."""
-    open_now = task.status == TaskStatus.OPEN
+    open_now, secrets = task.status == TaskStatus.OPEN, secrets_of(task.run)
     return RequestPage(
         task=task,
         run=task.run,
         subject=task.run.title or task.run.pipeline,
-        evidence=json.loads(task.evidence),
+        evidence=secrets.hide(json.loads(task.evidence), given(task.path)),
         schema=json.loads(task.schema) if task.schema else {},
         candidates=json.loads(task.candidates) if task.candidates else [],
         refusal=(access.may_decide(user, task) or "") if open_now else "",
         values_visible=_sees_values(user, task),
-        answers=[_answer(task, decision) for decision in Decision.objects.filter(run=task.run_id)],
+        answers=[_answer(task, decision, secrets) for decision in Decision.objects.filter(run=task.run_id)],
         history=_history(task),
-        votes=_votes(user, task),
+        votes=_votes(user, task, secrets),
     )
 
 
@@ -189,7 +191,7 @@ def _sees_values(user: User, task: HumanTask) -> bool:
     return access.may(user, "decide", task.run.pipeline) or access.may(user, "view_context", task.run.pipeline)
 
 
-def _answer(task: HumanTask, decision: Decision) -> Answer:
+def _answer(task: HumanTask, decision: Decision, secrets: Secrets) -> Answer:
     return Answer(
         step_name=decision.path,
         here=(decision.path, decision.generation) == (task.path, task.generation),
@@ -198,16 +200,19 @@ def _answer(task: HumanTask, decision: Decision) -> Answer:
         reason=decision.reason,
         channel=decision.channel,
         decided_at=decision.decided_at,
-        data=json.loads(decision.data) if decision.data else None,
+        data=secrets.hide(json.loads(decision.data), decision.path) if decision.data else None,
     )
 
 
-def _votes(user: User, task: HumanTask) -> list[Ballot]:
+def _votes(user: User, task: HumanTask, secrets: Secrets) -> list[Ballot]:
     if task.quorum == 1:
         return []
     votes = Vote.objects.filter(run=task.run_id, path=task.path, generation=task.generation)
     name = user.get_username()
-    return [Ballot(v.actor, v.reason, v.voted_at, v.actor == name, json.loads(v.data)) for v in votes]
+    return [
+        Ballot(v.actor, v.reason, v.voted_at, v.actor == name, secrets.hide(json.loads(v.data), task.path))
+        for v in votes
+    ]
 
 
 def _history(task: HumanTask) -> list[Happening]:

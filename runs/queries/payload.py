@@ -6,6 +6,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from flujo.redaction import Secrets
+
+from runs.secrets import shown_text
+
 LARGE = 256 * 1024
 """Characters of JSON above which a value is not drawn as a tree: the page would take seconds to lay out."""
 CUT = 4_000
@@ -26,12 +30,16 @@ HIDDEN_ERROR = "Its message is hidden: errors quote the values they are about, w
 ABSENT = Payload("absent")
 
 
-def payload(text: str | None, *, shown: bool) -> Payload:
-    """The payload of a canonical JSON text; `shown` says whether the reader may see values."""
+def payload(text: str | None, *, shown: bool, secrets: Secrets, path: str | None = None) -> Payload:
+    """The payload of a canonical JSON text; `shown` says whether the reader may see values.
+
+    What is marked secret is hidden from everybody; `path` is the node that gave the value.
+    """
     if text is None:
         return ABSENT
     if not shown:
         return HIDDEN
+    text = shown_text(text, secrets, path)
     if len(text) > LARGE:
         return Payload("large", beginning=text[:CUT], size=len(text))
     return Payload("tree", value=json.loads(text), size=len(text))

@@ -12,6 +12,7 @@ from runs import access
 from runs.models import Checkpoint, Run, RunInput
 from runs.queries.payload import HIDDEN, LARGE, Payload
 from runs.queries.run_header import RunHeader, header
+from runs.secrets import secrets_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,8 @@ def _fields(run: Run, deltas: list[Delta], at: int) -> tuple[list[Field], list[s
         if position == at - 1:
             context = fold(context, delta)
             touched |= _touched(delta)
-    fields = [_field(name, value, before, touched, at) for name, value in sorted(context.items())]
+    shown: dict[str, Any] = secrets_of(run).hide(context)
+    fields = [_field(name, value, before, touched, at) for name, value in sorted(shown.items())]
     return fields, sorted(before - set(context))
 
 

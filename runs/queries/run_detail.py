@@ -20,6 +20,7 @@ from runs.queries.run_header import RunHeader, header
 from runs.queries.run_list import candidates
 from runs.queries.run_steps import Steps, steps
 from runs.queries.waits import WaitLine, open_waits
+from runs.secrets import secrets_of
 
 MAX_QUESTIONS = 10
 MAX_MADE = 10
@@ -156,8 +157,9 @@ def _result(run: Run, *, shown: bool) -> Payload:
     """What a completed run saved last."""
     if run.status != RunStatus.COMPLETED:
         return ABSENT
-    outputs = Checkpoint.objects.filter(run=run).order_by("-seq").values_list("output", flat=True)
-    return payload(outputs.first(), shown=shown)
+    last = Checkpoint.objects.filter(run=run).order_by("-seq").values_list("output", "path").first()
+    output, path = last or (None, None)
+    return payload(output, shown=shown, secrets=secrets_of(run), path=path)
 
 
 def _error(run: Run, failed: Attempt | None, *, shown: bool) -> ErrorCard | None:

@@ -10,12 +10,14 @@ from flujo import lineage
 from flujo.context import Fields
 from flujo.document import RunDocument
 from flujo.errors import IllegalTransition
+from flujo.redaction import Secrets
 from flujo.status import ACTIVE
 
 from runs import access
 from runs.models import Run
 from runs.queries.run_header import RunHeader, header, no_fork
 from runs.registry import registry
+from runs.secrets import secrets_of
 from runs.state_backend import DjangoBackend
 
 NOT_REACHED = "This run has not come so far."
@@ -61,16 +63,17 @@ def page(user: access.User, run: Run, step: str) -> ForkPage:
     if chosen is None or chosen.why_not:
         said = chosen.why_not if chosen else f"This run has no step “{step}”." if step else ""
         return ForkPage(head, steps, "", no_fork(user, run), problem=said)
-    shown = head.shows_values
+    shown, before = head.shows_values, lineage.context_before(document, chosen.number - 1)
+    kept = _not_edited(before, secrets_of(run), lineage.secret_fields(entry.context_model))
     return ForkPage(
         header=head,
         steps=steps,
         step=step,
         why_not=no_fork(user, run),
         consequences=_consequences(run, document, names, chosen.number - 1),
-        before=_editable(lineage.context_before(document, chosen.number - 1)) if shown else {},
-        schema=_schema(entry.context_model.model_json_schema()) if shown else None,
-        secret=lineage.secret_fields(entry.context_model),
+        before=_without(before, kept) if shown else {},
+        schema=_schema(entry.secrets.mark(entry.context_model.model_json_schema()), kept) if shown else None,
+        secret=lineage.secret_fields(entry.context_model) | secrets_of(run).keys,
     )
 
 
@@ -104,13 +107,20 @@ def _begun(document: RunDocument, name: str) -> bool:
     return bool(document.checkpoint(name) or document.attempts_of(name) or document.under(name))
 
 
-def _editable(fields: Fields) -> Fields:
-    return {name: value for name, value in fields.items() if name != "run_id"}
+def _not_edited(fields: Fields, secrets: Secrets, hides: Collection[str]) -> set[str]:
+    """The fields that stay as they are: the id, and those with something secret in them that the form does not hide."""
+    known = {*secrets.keys, *hides}
+    return {"run_id"} | {n for n, value in fields.items() if n not in known and secrets.hide(value) != value}
 
 
-def _schema(schema: dict[str, Any]) -> dict[str, Any] | None:
-    """The schema of the fields that can be edited: all but the id."""
-    properties = _editable(schema["properties"])
+def _without(fields: Fields, names: set[str]) -> Fields:
+    return {name: value for name, value in fields.items() if name not in names}
+
+
+def _schema(schema: dict[str, Any], kept: set[str]) -> dict[str, Any] | None:
+    """The schema of the fields that can be edited."""
+    properties = _without(schema["properties"], kept)
     if not properties:
         return None
-    return {**schema, "title": "", "description": "", "properties": properties}
+    required = [name for name in schema.get("required", []) if name in properties]
+    return {**schema, "title": "", "description": "", "properties": properties, "required": required}

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from django.http import Http404
 from flujo.errors import PipelineNotFound
+from flujo.redaction import given
 from flujo.status import Wait, WaitStatus
 from flujo.transitions.lineage import NO_FENCE
 
@@ -19,6 +20,7 @@ from runs.queries.run_header import RunHeader, header
 from runs.queries.step_reports import Log, ProgressLine, progress_of
 from runs.queries.waits import WaitLine, line_of
 from runs.registry import registry
+from runs.secrets import secrets_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,9 @@ def page(user: access.User, run: Run, path: str, *, attempt: int = 0) -> StepPag
         raise Http404("This run has no such step.")
     reports = step_reports.reports_of(run, path)
     place = names.index(path) if path in names else None
-    given = tasks[-1].evidence if tasks else _input(run, names, place)
+    received = tasks[-1].evidence if tasks else _input(run, names, place)
+    before = "" if place == 0 else names[place - 1] if place else None
+    secrets = secrets_of(run)
     return StepPage(
         header=head,
         path=path,
@@ -108,8 +112,8 @@ def page(user: access.User, run: Run, path: str, *, attempt: int = 0) -> StepPag
         retry=line_of(retry[0]) if retry else None,
         saved=saved,
         seconds=(saved.finished_at - saved.started_at).total_seconds() if saved else None,
-        given=payload(given, shown=head.shows_values),
-        output=payload(saved.output if saved else None, shown=head.shows_values),
+        given=payload(received, shown=head.shows_values, secrets=secrets, path=given(path) if tasks else before),
+        output=payload(saved.output if saved else None, shown=head.shows_values, secrets=secrets, path=path),
         attempts=[_attempt(run, row, saved, head, reports.get(row.number)) for row in attempts],
         questions=[Question(task, decisions.get(task.generation)) for task in tasks],
         log=step_reports.log(run, path, attempts, saved, reports, attempt=attempt, shown=head.shows_values),

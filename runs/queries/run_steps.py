@@ -19,6 +19,7 @@ from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run, RunWait, 
 from runs.queries.step_reports import ProgressLine, progress_of, without_note
 from runs.queries.timeline import Bar, Span, Timeline
 from runs.queries.waits import WaitLine, line_of
+from runs.secrets import secrets_of, shown_beginning
 
 INSIDE = re.compile(r"^([^/\[#]+)/?(.*)$", re.DOTALL)
 """A path's own step of the pipeline, and the rest."""
@@ -114,13 +115,14 @@ class _Scene:
 def steps(run: Run, shape: list[dict[str, Any]], *, now: datetime, stalled: bool, shows_values: bool) -> Steps:
     """The rows of `run`, whose pipeline has `shape`, in six queries."""
     scene, traces, cut = _Scene(run, now, stalled), *_collect(run, [node["name"] for node in shape])
-    spans = {path: _spans(trace, now) for path, trace in traces.items()}
+    spans, secrets = {path: _spans(trace, now) for path, trace in traces.items()}, secrets_of(run)
     line = _timeline(run, spans)
     rows = []
     for place in _places(shape, traces):
         bars = [line.bar(since, until, tone) for (since, until), tone in spans.get(place.path, [])]
         row = replace(_row(scene, place, traces.get(place.path, _Traces())), bars=bars)
-        rows.append(row if shows_values else _without_values(row))
+        shown = replace(row, preview=shown_beginning(row.preview, secrets, row.path))
+        rows.append(shown if shows_values else _without_values(row))
     folded = sum((until - since).total_seconds() for since, until in line.folded)
     return Steps(rows, folded, cut, _failed(run, traces))
 

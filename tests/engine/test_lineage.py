@@ -374,4 +374,4 @@ async def test_a_secret_that_a_fork_changes_is_in_no_event(backend: StateBackend
     assert forked.output == "open"
     told = [event.body for event in await backend.events("f")]
     assert not any("sesame" in body or '"open"' in body for body in told)
-    assert any('"pointer":"/token"' in body and "(secret)" in body for body in told)
+    assert any('"pointer":"/token"' in body and "hidden (marked secret)" in body for body in told)

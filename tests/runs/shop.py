@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Annotated
 
-from flujo import PipelineContext, Step, step
-from pydantic import BaseModel, Field
+from flujo import PipelineContext, Secret, Step, StepContext, step
+from pydantic import BaseModel, Field, SecretStr
 
 from runs.registry import registry
 
@@ -88,3 +89,50 @@ def send(total: int) -> str:
 
 
 registry.register(quote >> check >> send, name="shop-offer", version="1.0.0")
+
+
+class SignIn(BaseModel):
+    """What a bank asks for; the PIN is declared secret where the pipeline is registered."""
+
+    user: str
+    password: SecretStr
+    token: Annotated[str, Secret()]
+    pin: int
+
+
+class Vault(PipelineContext):
+    """What a payment carries."""
+
+    account: str = ""
+    key: SecretStr = SecretStr("")
+
+
+class Code(BaseModel):
+    """What the person answers."""
+
+    code: SecretStr
+    amount: int
+
+
+@step
+def sign_in(given: SignIn, context: Vault) -> SignIn:
+    """Sign in at the bank."""
+    context.account, context.key = given.user, given.password
+    return given
+
+
+@step
+def pay(answer: Code, context: Vault, ctx: StepContext) -> list[SecretStr]:
+    """Pay, and get the codes for the next payments."""
+    if answer.amount > 100:
+        said: SignIn = ctx.output_of("sign_in")
+        secrets = (said.token, said.pin, answer.code.get_secret_value(), context.key.get_secret_value())
+        raise ValueError(f"the bank refuses {secrets!r}")
+    return [answer.code]
+
+
+confirm = Step.human_in_the_loop(
+    "confirm", message_for_user=lambda given: f"Pay as {given.user} with {given.token}?", input_schema=Code
+)
+
+registry.register(sign_in >> confirm >> pay, name="shop-bank", version="1.0.0", secret_keys=["pin"])

@@ -6,13 +6,14 @@ import json
 from argparse import ArgumentParser, ArgumentTypeError
 from typing import Any
 
-from flujo import codec
+from flujo import canonical, codec
 from flujo.commands.command import Call, Command, Exit, names_run
 from flujo.document import RunDocument
 from flujo.errors import RunDeleted, RunNotFound
 from flujo.inflight import every_head
 from flujo.paths import is_note
-from flujo.records import AuditEvent, RunHead
+from flujo.records import AuditEvent, HumanTask, RunHead
+from flujo.redaction import Secrets, given
 from flujo.status import RunStatus
 
 DEFAULT_LIMIT = 100
@@ -114,21 +115,29 @@ def _plain(document: RunDocument, *, values: bool) -> dict[str, Any]:
     head = document.head
     assert head is not None  # `required` gives no document without one
     plain: dict[str, Any] = {"run": codec.to_plain(head), "steps": []}
+    secrets = Secrets.of_text(head.secrets)
     for row in document.checkpoints():
         if not is_note(row.path):
             step = codec.to_plain(row)
-            output, changes = json.loads(step.pop("output")), step.pop("context_changes")
-            shown = {"output": output, "context_changes": json.loads(changes or "{}")} if values else {}
+            output, changes = json.loads(step.pop("output")), json.loads(step.pop("context_changes") or "{}")
+            told = {"output": secrets.hide(output, row.path), "context_changes": secrets.hide(changes)}
+            shown = told if values else {}
             plain["steps"].append(step | shown)
     hidden = () if values else ("evidence",)
     plain["open_human_tasks"] = [
-        {name: value for name, value in codec.to_plain(task).items() if name not in hidden}
+        {name: value for name, value in _shown(task, secrets).items() if name not in hidden}
         for task in document.open_human_tasks()
     ]
     plain["open_waits"] = [codec.to_plain(wait) for wait in document.open_waits()]
     if values:
-        plain |= {"input": json.loads(document.start.input), "context": document.context()}
+        start = json.loads(document.start.input)
+        plain |= {"input": secrets.hide(start, ""), "context": secrets.hide(document.context())}
     return plain
+
+
+def _shown(task: HumanTask, secrets: Secrets) -> dict[str, Any]:
+    evidence = secrets.hide(json.loads(task.evidence), given(task.path))
+    return {**codec.to_plain(task), "evidence": canonical.dump(evidence)}
 
 
 async def required(call: Call, run_id: str) -> RunDocument:

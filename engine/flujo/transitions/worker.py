@@ -62,6 +62,7 @@ class NewRun:
     parent_run_id: str = ""
     parent_path: str = ""
     lineage: Lineage | None = None
+    secrets: str = ""
 
 
 def start(
@@ -143,6 +144,7 @@ def _first_head(view: RunView, new: NewRun, now: datetime, actor: str) -> RunHea
         derived_from=lineage.run_id if lineage else "",
         derived_at=lineage.step if lineage else "",
         started_by=actor,
+        secrets=new.secrets,
     )
 
 

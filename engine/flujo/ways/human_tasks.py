@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from flujo import canonical, transitions
-from flujo.attempts import Failure, described
+from flujo.attempts import Failure
 from flujo.branches import Suspended
+from flujo.failure import described
 from flujo.human import HumanStep
 from flujo.pipeline import Pipeline
 from flujo.status import AtDeadline, TaskStatus
@@ -37,7 +38,7 @@ async def human_task(walk: Walk, spot: Spot) -> None:
         await walk.join(spot, spot.value, spot.scope.fields)
         return
     now, alone = walk.hold.now(), not spot.scope.concurrent
-    message = await walk.ask(spot, gate.message_about, given)
+    message = walk.hold.without_secrets(await walk.ask(spot, gate.message_about, given))
     due_at = await walk.ask(spot, gate.timetable.due_at, given, now)
     four_eyes = walk.hold.backend.four_eyes if gate.four_eyes is None else gate.four_eyes
     question = _question(spot, gate, message, now=now, due_at=due_at, four_eyes=four_eyes)

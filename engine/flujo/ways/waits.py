@@ -6,9 +6,10 @@ from datetime import datetime
 from typing import NoReturn
 
 from flujo import transitions
-from flujo.attempts import Failure, described
+from flujo.attempts import Failure
 from flujo.branches import Suspended
 from flujo.errors import SignalTimeout
+from flujo.failure import described
 from flujo.records import RunWait, Signal
 from flujo.status import Wait, WaitStatus
 from flujo.transitions import StepDone

@@ -1,0 +1,17 @@
+"""An error as the store keeps it."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+
+from flujo.canonical import storable
+from flujo.errors import FlujoError
+from flujo.transitions import StepError
+
+
+def described(error: Exception, hide: Callable[[str], str] = str) -> StepError:
+    """The type, message and traceback of an error; `hide` takes out what must not be kept."""
+    message = hide(error.message if isinstance(error, FlujoError) else str(error))
+    lines = hide("".join(traceback.format_exception(error)))
+    return StepError(type(error).__name__, storable(message)[:2_000], storable(lines)[-20_000:])
