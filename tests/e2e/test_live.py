@@ -85,6 +85,25 @@ def test_typed_decision_survives_live_traffic(site: Site, person: People) -> Non
     assert page.evaluate("scrollY") == scroll
 
 
+def test_deadline_that_passes_under_an_open_form_is_told_at_once_and_keeps_what_was_typed(
+    site: Site, person: People
+) -> None:
+    [run_id] = site.start_runs("hurry")
+    task = site.open_task(run_id)
+    page = person(site, "approver").goto(f"/inbox/{task}/")
+    chip(page, "live")
+    status, reason = page.locator("#request-status"), page.get_by_label("Reason")
+    expect(status).to_contain_text("due in less than a minute")
+    reason.fill("I thought about it for a while.")
+    expect(status).to_contain_text("The default “reject” was applied", timeout=LIVE)
+    expect(reason).to_have_value("I thought about it for a while.")
+    page.get_by_role("button", name="Approve and").click()
+    expect(page.locator("#request-refused")).to_contain_text("The time to answer has run out")
+    expect(page.get_by_label("Reason")).to_have_value("I thought about it for a while.")
+    kinds = "SELECT kind FROM flujo_runs_auditevent WHERE run_id = ? AND kind LIKE ?"
+    assert site.rows(kinds, run_id, "human_task.%") == [("human_task.raised",), ("human_task.expired",)]
+
+
 @pytest.mark.parametrize("code", [1000, 4000])
 def test_page_reconnects_and_catches_up_after_the_server_closed_the_socket(
     site: Site, person: People, code: int

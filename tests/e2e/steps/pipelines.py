@@ -124,3 +124,8 @@ registry.register(
 
 sign = Step.human_in_the_loop("sign", message_for_user="Sign?", input_schema=bool)
 registry.register(sign, name="sign", version="1.0.0")
+
+hurry = Step.human_in_the_loop(
+    "hurry", message_for_user="Quick?", input_schema=bool, deadline=timedelta(seconds=8), on_deadline="reject"
+)
+registry.register(hurry, name="hurry", version="1.0.0")
