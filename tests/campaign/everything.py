@@ -74,6 +74,8 @@ def everything() -> Pipeline:
             "asked": ask("gate", on_reject=counted("sorry") >> counted("refund")) >> counted("after"),
             "told": Step.wait_for_signal("go", int) >> counted("told"),
             "late": Step.fallback("late", late, left),
+            "tardy": ask("tardy", deadline=2 * HOUR, reminders=[HOUR], on_deadline=counted("chase"))
+            >> counted("never"),
             "lost": Step.parallel("both", {"a": broken, "b": ask("given up")}, on_error="collect") >> counted("some"),
         },
         reducers={"paths": all_paths},
@@ -84,5 +86,5 @@ def everything() -> Pipeline:
     inner = (counted("in") >> Step.sleep_until("then", lambda value: FakeClock().now() + HOUR)).as_step("inner")
     alone = Step.wait_for_signal("alone", int, timeout=100 * HOUR)
     skipped = Step.human_in_the_loop("skipped", when=lambda value: value is None)
-    ending = ask("last", on_reject=counted("excuse") >> counted("undo")) >> counted("done")
+    ending = ask("last", quorum=2, on_reject=counted("excuse") >> counted("undo")) >> counted("done")
     return total >> side >> total_again >> each >> counted("sum") >> inner >> skipped >> alone >> ending

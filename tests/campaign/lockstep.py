@@ -34,6 +34,7 @@ ELSEWHERE = Holder("elsewhere", "another boot", "pid:[1]", 1, "1", "nonce")
 EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
 RUNS = st.sampled_from(["a", "a", "a", "b"])
 CLAIMS = st.sampled_from([0, 0, 0, 1, 2, 5])  # how many claims ago a worker took the run: often it is the last one
+WHO = st.tuples(st.sampled_from(["ana", "ben"]), st.sampled_from("xy"))  # a person, and the key of what they sent
 LATE = st.sampled_from([None, "fail", "reject", "approve"])
 KNOWN = st.integers(0, 3)  # how many writes ago a worker learned the head that it knows; 0: it knows none
 _EXAMPLES = count()
@@ -162,12 +163,13 @@ class Lockstep(RuleBasedStateMachine):
             assert (before.head.fence, before.head.status) == (fence, RunStatus.RUNNING), "only the holder saves"
             assert before.checkpoint(path) is None, "a step is saved once"
 
-    @rule(run=RUNS, which=CLAIMS, known=KNOWN, late=LATE, routes=st.booleans())
-    def ask(self, run: str, which: int, known: int, late: str | None, *, routes: bool) -> None:
+    @rule(run=RUNS, which=CLAIMS, known=KNOWN, late=LATE, rules=st.tuples(st.booleans(), st.sampled_from([1, 1, 2])))
+    def ask(self, run: str, which: int, known: int, late: str | None, rules: tuple[bool, int]) -> None:
         shown = ("gate", "gate", 1, "Sure?", "text", "", "", "1", "go on", "stop", "wait")
         question = Question(
             *shown,
-            routes_rejection=routes,
+            routes_rejection=rules[0],
+            quorum=rules[1],
             due_at=self.now + LEASE if late else None,
             at_deadline=AtDeadline(late) if late else None,
             default_answer='"late"' if late == "approve" else "",
@@ -176,14 +178,14 @@ class Lockstep(RuleBasedStateMachine):
         asking = transitions.raise_human_task(question, alone=True, fence=self.fence(run, which), now=self.now)
         self.transact(run, asking, known=known)
 
-    @rule(run=RUNS, offset=st.integers(-1, 1), yes=st.booleans(), key=st.sampled_from("xy"), claim=st.booleans())
-    def decide(self, run: str, offset: int, *, yes: bool, key: str, claim: bool) -> None:
+    @rule(run=RUNS, offset=st.integers(-1, 1), yes=st.booleans(), who=WHO, claim=st.booleans())
+    def decide(self, run: str, offset: int, *, yes: bool, who: tuple[str, str], claim: bool) -> None:
         """The question that is open, an earlier one or one that was never asked."""
         before = self.document(run)
         task = before.human_task("gate")
         outcome = DecisionOutcome.APPROVED if yes else DecisionOutcome.REJECTED
         generation = (task.generation if task else 1) + offset
-        answer = Answer("gate", generation, task.digest if task else "", outcome, '"ok"', "ana", "", "test", key)
+        answer = Answer("gate", generation, task.digest if task else "", outcome, '"ok"', who[0], "", "test", who[1])
         deciding = transitions.decide(answer, now=self.now, claim=terms() if claim else None, facts={})
         after = self.transact(run, deciding)
         self.note(run, after)
