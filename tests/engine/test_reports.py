@@ -165,6 +165,36 @@ async def test_report_of_a_worker_that_lost_its_lease_is_refused(backend: StateB
     assert [row.done for row in await reports_of(backend, "reads")] == [1]
 
 
+async def test_report_under_an_old_token_or_of_a_run_that_rests_is_refused(backend: StateBackend) -> None:
+    @step
+    async def reads(value: int, ctx: StepContext) -> int:
+        with pytest.raises(Fenced):
+            await backend.transact("r", late(ctx.fencing_token - 1))
+        return value
+
+    def late(fence: int) -> Transition:
+        said = Reports(StepReport("r", "reads", 1, 1, clock.now(), 10), ())
+        return report(said, fence=fence, lease=timedelta(seconds=30), now=clock.now())
+
+    clock = FakeClock()
+    ask = Step.human_in_the_loop("ask", message_for_user="?")
+    await runner_of(reads >> ask, backend, clock=clock).run_async(1, run_id="r")
+    with pytest.raises(Fenced):
+        await backend.transact("r", late((await head_of(backend, "r")).fence))
+
+    assert await backend.reports("r") == []
+    assert (await head_of(backend, "r")).lease_expires_at is None
+
+
+async def test_step_that_says_nothing_stores_nothing(backend: StateBackend) -> None:
+    @step
+    async def silent(value: int, ctx: StepContext) -> int:
+        return value if ctx.reporter is None else -1
+
+    assert (await runner_of(silent, backend).run_async(1, run_id="r")).output == 1
+    assert await backend.reports("r") == []
+
+
 async def test_report_that_is_told_of_twice_and_late_changes_nothing(backend: StateBackend) -> None:
     @step
     async def reads(value: int, ctx: StepContext) -> int:
