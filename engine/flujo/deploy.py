@@ -124,3 +124,21 @@ async def settle(registry: PipelineRegistry, document: RunDocument, backend: Sta
     if transition is not None:
         await backend.transact(document.run_id, transition)
     return verdict
+
+
+async def migrated(
+    registry: PipelineRegistry, document: RunDocument, backend: StateBackend, now: datetime
+) -> str | None:
+    """The version that a run was just migrated to, and `document` is read again; None when no version of it is here.
+
+    Raises `PipelineChanged` when the run was parked or is left to others.
+    """
+    verdict = await settle(registry, document, backend, now)
+    if verdict.registered is None:
+        return None
+    if verdict.course is not Course.MIGRATE:
+        raise verdict.error
+    fresh = await backend.load(document.run_id)
+    if fresh is not None:
+        document.head, document.rows = fresh.head, fresh.rows
+    return verdict.registered.version

@@ -15,7 +15,7 @@ from flujo.answers import answer_to, question_of
 from flujo.bridge import wait_for
 from flujo.clock import Clock, SystemClock
 from flujo.context import PipelineContext
-from flujo.deploy import Course, settle
+from flujo.deploy import migrated
 from flujo.description import checked
 from flujo.document import RunDocument
 from flujo.errors import (
@@ -448,18 +448,10 @@ class Flujo:
         A run that was migrated is read again into `document`. Raises `PipelineChanged`, also after the run was parked,
         which loses nothing.
         """
-        head = document.head
-        assert head is not None  # `_load` returns no document without one
-        if head.pipeline != self.pipeline_name or self.registry.has(head):
+        if self.registry.has(self._check_ours(document)):
             return self._entry_of(document)
-        verdict = await settle(self.registry, document, self.backend, self.clock.now())
-        if verdict.registered is None:
-            return self._entry_of(document)
-        if verdict.course is not Course.MIGRATE:
-            raise verdict.error
-        fresh = await self._load(head.run_id)
-        document.head, document.rows = fresh.head, fresh.rows
-        return self._entry(verdict.registered.version)
+        version = await migrated(self.registry, document, self.backend, self.clock.now())
+        return self._entry_of(document) if version is None else self._entry(version)
 
     def _entry_of(self, document: RunDocument) -> RegisteredPipeline:
         head = self._check_ours(document)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, ArgumentTypeError
+from datetime import datetime
 from typing import Any
 
 from flujo import canonical, codec
@@ -108,7 +109,7 @@ async def show(call: Call) -> int:
 
 def _step_line(step: dict[str, Any], *, values: bool) -> tuple[Any, ...]:
     told = (json.dumps(step["output"], ensure_ascii=False),) if values else ()
-    return (step["path"], step["finished_at"], step["attempt"] or None, *told)
+    return (step["path"], datetime.fromisoformat(step["finished_at"]), step["attempt"] or None, *told)
 
 
 def _plain(document: RunDocument, *, values: bool) -> dict[str, Any]:
@@ -147,8 +148,8 @@ async def required(call: Call, run_id: str) -> RunDocument:
         raise RunNotFound(f"No run has the id {run_id!r} in this store.")
     if document.head is None:
         left = document.tombstone
-        why = f": {left.reason}" if left is not None and left.reason else ""
-        raise RunDeleted(f"Run {run_id} was deleted{why}. Its history is still there: see the command history.")
+        why = left.reason if left is not None and left.reason else "it was deleted"
+        raise RunDeleted(f"Run {run_id} is no longer here: {why}. The command history shows what happened to it.")
     return document
 
 
