@@ -74,9 +74,9 @@ async def is_orphan(backend: StateBackend, head: RunHead) -> bool:
 
 
 async def disowned(backend: StateBackend, document: RunDocument, now: datetime) -> bool:
-    """End a child that nobody waits for any more, before it is taken up."""
+    """End a child that nobody waits for any more, before it is taken up for the first time."""
     head = document.head
-    if head is None or head.status is not RunStatus.QUEUED or not await is_orphan(backend, head):
+    if head is None or head.started_at is not None or not head.active or not await is_orphan(backend, head):
         return False
     await backend.transact(head.run_id, transitions.disown(now=now))
     await settle(backend, head.run_id, now)

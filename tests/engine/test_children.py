@@ -129,6 +129,24 @@ async def test_retry_starts_another_child(backend: StateBackend, ledger: Ledger)
     assert ledger == {"flaky": 2}
 
 
+async def test_retry_takes_the_child_of_the_round_before_if_it_was_retried_and_completed(
+    backend: StateBackend, ledger: Ledger
+) -> None:
+    @step
+    async def flaky(value: int) -> int:
+        ledger.add("flaky")
+        if ledger["flaky"] == 1:
+            raise ValueError("once")
+        return value
+
+    runner = flujo(backend, parent=CHILD, child=flaky)
+    await runner.run_async(1, run_id="p")
+    child_id = kin.child_id(await head_of(backend, "p"), "bill", 0)
+    assert (await of(runner, "child").retry_async(child_id)).status is RunStatus.COMPLETED
+    assert (await runner.retry_async("p")).output == 11
+    assert ledger == {"flaky": 2}
+
+
 async def test_cancelled_parent_cancels_its_child_and_grandchild(backend: StateBackend) -> None:
     deep = Step.run_pipeline("deeper", pipeline="grandchild")
     runner = flujo(backend, parent=CHILD, child=deep, grandchild=ASK)

@@ -21,7 +21,7 @@ async def child(walk: Walk, spot: Spot) -> None:
     if wait is None or wait.status is not WaitStatus.OPEN:
         wait = await _begin(walk, spot)
     told = next((signal for signal in walk.hold.document.waiting_signals() if signal.name == wait.name), None)
-    ending = Ending.of(told.data) if told is not None else await _look(walk, spot, node, wait)
+    ending = await _look(walk, spot, node, wait, told)
     if ending is None:
         raise Suspended
     await _end(walk, spot, wait, told, ending)
@@ -57,13 +57,17 @@ async def _next_id(walk: Walk, spot: Spot) -> str:
     return kin.child_id(head, spot.path, head.round)
 
 
-async def _look(walk: Walk, spot: Spot, node: ChildStep, wait: RunWait) -> Ending | None:
-    """How the child has ended; it is started if there is none yet."""
+async def _look(walk: Walk, spot: Spot, node: ChildStep, wait: RunWait, told: Signal | None) -> Ending | None:
+    """How the child has ended, by its own row as long as that is there; it is started if there is none yet."""
     document = await walk.hold.backend.load(wait.name)
+    ending = None if document is None else kin.ending_of(document)
+    if ending is not None:
+        return ending
+    if told is not None:  # it was deleted since, or somebody retried it: it will not tell again
+        return Ending.of(told.data)
     if document is None or document.head is None:
         await _start(walk, spot, node, wait)
-        return None
-    return kin.ending_of(document)
+    return None
 
 
 async def _start(walk: Walk, spot: Spot, node: ChildStep, wait: RunWait) -> None:
