@@ -10,6 +10,7 @@ from django.db import models
 from django.urls import reverse
 
 from runs.recurrence import Recurrence
+from runs.words import duration_words
 
 
 class SiteEvent(models.Model):
@@ -123,7 +124,11 @@ class Schedule(models.Model):
     @property
     def when(self) -> str:
         """Its instants in a few words."""
-        return f"{self.cron} ({self.zone})" if self.every is None else f"every {self.every}"
+        return (
+            f"{self.cron} ({self.zone})"
+            if self.every is None
+            else f"every {duration_words(self.every.total_seconds())}"
+        )
 
 
 class Upload(models.Model):

@@ -92,6 +92,7 @@ class PipelinePage:
     recent: list[RunRow]
     schedules: list[ScheduleLine]
     may_schedule: bool
+    admission: str
     why_not_start: str
     problem: str = ""
 
@@ -126,6 +127,7 @@ def page(user: access.User, name: str, version: str) -> PipelinePage:
         steps=[_line(number, node) for number, node in enumerate(entry.pipeline.nodes, 1)] if entry else [],
         recent=recent,
         schedules=schedules(name),
+        admission=_admission(entry) if entry else "",
         may_schedule=entry is not None and access.may(user, "schedule", name),
         why_not_start=_why_not_start(name, startable, entry),
         problem=problem,
@@ -140,6 +142,17 @@ def _entry(name: str, version: str) -> tuple[RegisteredPipeline | None, str]:
         if not registry.versions(name):
             return None, ""
         return registry.get(name), f"{error.message} Shown is the newest."
+
+
+def _admission(entry: RegisteredPipeline) -> str:
+    """How its runs are let in, where that is not the ordinary way."""
+    said = []
+    if entry.max_concurrency is not None:
+        each = " of one concurrency key" if entry.concurrency_key is not None else ""
+        said.append(f"At most {entry.max_concurrency} of its runs{each} go at once.")
+    if entry.priority:
+        said.append(f"Its priority is {entry.priority}.")
+    return " ".join(said)
 
 
 def _why_not_start(name: str, startable: set[str] | None, entry: RegisteredPipeline | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from datetime import timedelta
 from html import unescape
@@ -198,3 +199,12 @@ def test_rules_of_a_human_task_are_said_in_words() -> None:
         "after 25 d group heads may answer, too",
     ]
     assert rules_of(Step.human_in_the_loop("approve")) == []
+
+
+def test_page_says_how_runs_are_let_in_where_that_is_not_the_ordinary_way(
+    operator: User, sign_in: SignIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = dataclasses.replace(registry.get("shop"), max_concurrency=3, concurrency_key=str, priority=7)
+    monkeypatch.setitem(registry._known["shop"], entry.version, entry)
+    page = sign_in(operator).get("/pipelines/shop/").content.decode()
+    assert "At most 3 of its runs of one concurrency key go at once. Its priority is 7." in page

@@ -259,7 +259,7 @@ def test_schedule_is_made_changed_and_deleted_on_its_pages(client: Client) -> No
     changed = TYPED | ORDER | {"cron": "", "minutes": "90", "enabled": ""}
     assert client.post(address, changed).status_code == 303
     stored.refresh_from_db()
-    assert (stored.when, stored.enabled) == ("every 1:30:00", False)
+    assert (stored.when, stored.enabled) == ("every 1 h 30 min", False)
 
     assert "starts no more runs" in client.get(f"{address}delete/").content.decode()
     assert client.post(f"{address}delete/").status_code == 303
