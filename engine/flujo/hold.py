@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from enum import StrEnum
+from types import TracebackType
 from typing import Any
 
 from flujo import transitions
@@ -33,6 +33,35 @@ class Stop(StrEnum):
 
     CANCELLED = "cancelled"
     FENCED = "fenced"
+
+
+class Stoppable:
+    """A block in which a task may be interrupted. It stands around every attempt, so it is made to cost little."""
+
+    __slots__ = ("_control", "_hold", "_inside", "_task")
+
+    def __init__(
+        self, hold: Hold, inside: dict[asyncio.Task[Any], StepContext | None], control: StepContext | None
+    ) -> None:
+        self._hold = hold
+        self._inside = inside
+        self._control = control
+
+    def __enter__(self) -> None:
+        if self._hold.stop_for is not None:
+            raise Stopped
+        task = asyncio.current_task()
+        assert task is not None  # a coroutine runs in a task
+        self._task = task
+        self._inside[task] = self._control
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        del self._inside[self._task]
+        if self._hold.stop_for is None:
+            return
+        others = self._task.uncancel()  # someone else may cancel the task as well
+        if isinstance(error, asyncio.CancelledError) and not others:
+            raise Stopped from error
 
 
 class Hold:
@@ -102,31 +131,9 @@ class Hold:
                 control.cancel()
             task.cancel()
 
-    @contextmanager
-    def stoppable(self, control: StepContext | None = None) -> Iterator[None]:
+    def stoppable(self, control: StepContext | None = None) -> Stoppable:
         """A block in which `stop` interrupts this task. Raises `Stopped`, unless what was interrupted has finished."""
-        if self.stop_for is not None:
-            raise Stopped
-        task = asyncio.current_task()
-        assert task is not None  # a coroutine runs in a task
-        self._stoppable[task] = control
-        try:
-            yield
-        except asyncio.CancelledError as error:
-            if self._still_cancelled(task):
-                raise
-            raise Stopped from error
-        except BaseException:
-            self._still_cancelled(task)
-            raise
-        else:
-            self._still_cancelled(task)
-        finally:
-            del self._stoppable[task]
-
-    def _still_cancelled(self, task: asyncio.Task[Any]) -> bool:
-        """Take back the cancellation that `stop` made; whether someone else cancels the task as well."""
-        return bool(task.uncancel()) if self.stop_for is not None else True
+        return Stoppable(self, self._stoppable, control)
 
     async def commit(self, transition: Transition) -> Batch:
         """Write under this hold's fencing token. Raises `Fenced` when it no longer holds the run.
