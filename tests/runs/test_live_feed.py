@@ -6,6 +6,7 @@ import pytest
 from flujo.codec import isoformat
 from flujo.status import EventKind
 
+from runs.live import topics
 from runs.live.feed import Change, Tail, messages_about
 from runs.models import AuditEvent, Run
 from tests.runs import factories
@@ -68,3 +69,8 @@ def test_messages_name_the_run_and_the_lists_with_the_pipelines_they_concern() -
         ("runs", 0, ["orders", "payroll"]),
         ("inbox", 0, ["payroll"]),
     ]
+
+
+def test_inbox_follows_every_fact_about_a_human_task_but_a_reminder() -> None:
+    about = {kind for kind in EventKind if kind.value.startswith(("human_task.", "vote.", "decision."))}
+    assert about - topics.INBOX_KINDS == {EventKind.HUMAN_TASK_REMINDED}, "a reminder changes no row"

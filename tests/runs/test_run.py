@@ -75,6 +75,21 @@ def test_rejected_run_says_who_and_why(client: Client) -> None:
     assert re.search(r"Rejected by A ana .* “Too expensive.”", words_of(client, "/runs/r1/"))
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ("cancelled", "Expired, since nobody answered in time,"),
+        ("completed", "Nobody answered in time, and the steps for that are done."),
+    ],
+)
+def test_expired_run_says_that_nobody_answered_in_time(client: Client, status: str, words: str) -> None:
+    run = factories.run("r1", status=status, at=2, outcome="expired")
+    factories.human_task(run, status="expired", closed_at=run.finished_at, closed_reason="the default was applied")
+    page = words_of(client, "/runs/r1/")
+    assert words in page
+    assert "Expired" in words_of(client, "/inbox/?view=decided")
+
+
 def test_completed_run_shows_its_result(client: Client) -> None:
     factories.completed_run("r1")
     page = words_of(client, "/runs/r1/")
