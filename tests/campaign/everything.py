@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from flujo import Pipeline, PipelineContext, PipelineRegistry, Reject, Step, StepContext, step
+from flujo import Approve, Pipeline, PipelineContext, PipelineRegistry, Reject, Step, StepContext, step
 from flujo.testing import FakeClock
 from flujo.testing.drive import NAME, Drive
 
@@ -67,6 +67,8 @@ def everything() -> Pipeline:
         return Pipeline([Step.human_in_the_loop(name, message_for_user="?", input_schema=int, **more)])
 
     late = Step.wait_for_signal("never", timeout=HOUR)
+    nudges = {"reminders": [HOUR / 2], "escalate_after": HOUR / 4, "escalate_to": ["bo"], "candidates": ["ana"]}
+    unheard = ask("unheard", deadline=HOUR, on_deadline=Approve(5), **nudges)
     side = Step.parallel(
         "side",
         {
@@ -76,6 +78,7 @@ def everything() -> Pipeline:
             "late": Step.fallback("late", late, left),
             "tardy": ask("tardy", deadline=2 * HOUR, reminders=[HOUR], on_deadline=counted("chase"))
             >> counted("never"),
+            "unheard": unheard >> counted("by default"),
             "lost": Step.parallel("both", {"a": broken, "b": ask("given up")}, on_error="collect") >> counted("some"),
         },
         reducers={"paths": all_paths},

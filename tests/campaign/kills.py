@@ -142,7 +142,9 @@ async def check(backend: StateBackend, run_id: str, acknowledged: int) -> None:
         return
     verify_chain(events, document.head)
     saved = {row.path for row in document.checkpoints()}
-    done = {event.path for event in events if event.kind in ("step.completed", "decision.recorded")}
+    done = {
+        event.path for event in events if event.kind in ("step.completed", "decision.recorded", "human_task.expired")
+    }
     assert saved <= done, f"checkpoints that no event tells of: {saved - done}"
     completed = {event.path for event in events if event.kind == "step.completed"}
     assert completed <= saved, f"events of checkpoints that are not there: {completed - saved}"

@@ -180,6 +180,15 @@ class Lockstep(RuleBasedStateMachine):
 
     @rule(run=RUNS, offset=st.integers(-1, 1), yes=st.booleans(), who=WHO, claim=st.booleans())
     def decide(self, run: str, offset: int, *, yes: bool, who: tuple[str, str], claim: bool) -> None:
+        self._decide(run, offset, yes=yes, who=who, claim=claim)
+
+    @rule(run=RUNS, which=CLAIMS, offset=st.integers(-1, 0), who=WHO)
+    def ask_and_decide(self, run: str, which: int, offset: int, who: tuple[str, str]) -> None:
+        """The question, and the answer of somebody who may still look at the one before it."""
+        self.ask(run, which, 0, None, (False, 1))
+        self._decide(run, offset, yes=True, who=who, claim=True)
+
+    def _decide(self, run: str, offset: int, *, yes: bool, who: tuple[str, str], claim: bool) -> None:
         """The question that is open, an earlier one or one that was never asked."""
         before = self.document(run)
         task = before.human_task("gate")

@@ -12,13 +12,15 @@ from flujo.state.backends.file import FileBackend
 from flujo.state.backends.sqlite import SQLiteBackend
 from flujo.state.base import StateBackend
 
+ORM = ("django", "postgres")
 Opens = Callable[[], StateBackend]
 
 
 def opener(store: str, place: str) -> Opens:
-    """What opens the store: a file or SQLite in a folder, or the ORM on the PostgreSQL at an address."""
-    if store == "postgres":
-        os.environ.update(FLUJO_DATABASE_URL=place, DJANGO_SETTINGS_MODULE="flujo_site.settings")
+    """What opens the store: files or SQLite in a folder, or the ORM, on SQLite or on the PostgreSQL at an address."""
+    if store in ORM:
+        os.environ.update(FLUJO_DATABASE_URL=place if store == "postgres" else "")
+        os.environ.update(DJANGO_SETTINGS_MODULE="flujo_site.settings")
         import django
 
         django.setup()
@@ -31,7 +33,7 @@ def opener(store: str, place: str) -> Opens:
 
 def make_tables(store: str) -> None:
     """What has to be done once, before the first process opens the store."""
-    if store == "postgres":
+    if store in ORM:
         from django.core.management import call_command
 
         call_command("migrate", verbosity=0)

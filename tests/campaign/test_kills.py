@@ -10,7 +10,7 @@ from tests.campaign.conftest import Campaign
 from tests.engine.making import python
 
 PROGRAM = Path(__file__).with_name("kills.py")
-SLICE = {"sqlite": 8, "file": 8, "postgres": 3}
+SLICE = {"sqlite": 6, "file": 6, "django": 3, "postgres": 3}
 
 
 def kill(store: str, place: str | Path, folder: Path, *, seed: str, kills: int, plant: str = "") -> None:
@@ -21,7 +21,7 @@ def kill(store: str, place: str | Path, folder: Path, *, seed: str, kills: int, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("store", ["sqlite", "file"])
+@pytest.mark.parametrize("store", ["sqlite", "file", "django"])
 def test_a_process_killed_within_a_write_loses_and_repeats_nothing(
     store: str, tmp_path: Path, campaign: Campaign
 ) -> None:

@@ -65,7 +65,9 @@ def _check_history(verdict: Verdict, document: RunDocument, events: list[AuditEv
         verdict.blame(unless=count <= asked[path], what=f"{head.run_id} {path}: decided {count} times")
     verdict.blame(unless=not head.active, what=f"{head.run_id} did not come to its end: {head.status} {head.wait}")
     saved = {row.path for row in document.checkpoints()}
-    told = {event.path for event in events if event.kind in ("step.completed", "decision.recorded")}
+    told = {
+        event.path for event in events if event.kind in ("step.completed", "decision.recorded", "human_task.expired")
+    }
     verdict.blame(unless=saved <= told, what=f"{head.run_id}: checkpoints without an event: {saved - told}")
     _check_claims(verdict, document)
 

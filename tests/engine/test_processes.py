@@ -1,9 +1,8 @@
-"""Real processes: killed with -9 at random moments, frozen past their lease, and sharing one store."""
+"""Real processes: frozen past their lease, sharing one store, forked, interrupted, and never ending."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 import signal
 import subprocess
 import sys
@@ -18,8 +17,6 @@ from tests.engine.making import environment, python
 
 pytestmark = pytest.mark.slow
 
-STEPS = 12
-KILLS = 7
 WORKER = Path(__file__).with_name("worker.py")
 
 
@@ -47,38 +44,6 @@ def run_worker(store: str, folder: Path, *arguments: str) -> str:
     out, _ = worker.communicate(timeout=60)
     assert worker.returncode == 0
     return out.decode()
-
-
-def test_no_committed_step_runs_twice_however_often_its_process_is_killed(shared: tuple[str, Path]) -> None:
-    store, folder = shared
-    chance = random.Random(7)
-    for _ in range(KILLS):
-        worker = start(store, folder, "run")
-        assert worker.stdout is not None
-        worker.stdout.readline()  # it has begun
-        time.sleep(chance.uniform(0, 0.25))
-        worker.send_signal(signal.SIGKILL)
-        worker.wait()
-        worker.stdout.close()
-
-    out = run_worker(store, folder, "run")
-
-    assert "completed" in out
-    assert f"output {STEPS}" in out
-    lines = [line.split() for line in ledger_of(folder)]
-    effects = Counter(path for what, path, *_ in lines if what == "effect")
-    assert set(effects) == {f"s{number}" for number in range(STEPS)}
-    saved: set[str] = set()
-    keys: dict[str, list[str]] = {}
-    for what, path, *rest in lines:
-        if what == "effect":
-            assert path not in saved, f"{path} ran again after its checkpoint was committed"
-            assert keys.setdefault(path, rest) == rest, "the idempotency key is the same for every attempt"
-        elif what == "saved":
-            saved.add(path)
-    verified = run_worker(store, folder, "verify")
-    assert verified.startswith("runs 1")
-    assert sum(effects.values()) <= STEPS + KILLS, "a kill costs at most the step it hit"
 
 
 def test_frozen_worker_is_refused_after_its_lease_was_taken_over(shared: tuple[str, Path]) -> None:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from flujo import Flujo, Pipeline, PipelineRegistry, StepContext, StepResult, step
+from flujo import Flujo, PipelineRegistry, StepContext, step
 from flujo.errors import Fenced, RunCancelled, RunIsLeased
 from flujo.state.backends.file import FileBackend
 from flujo.state.backends.memory import InMemoryBackend
@@ -18,13 +18,10 @@ from flujo.state.backends.sqlite import SQLiteBackend
 from flujo.state.base import StateBackend
 from flujo.verify import verify_store
 
-STEPS = 12
-
 
 def main(store: str, folder: Path, action: str, *more: str) -> None:
     backend = open_store(store, folder)
     actions: dict[str, Any] = {
-        "run": lambda: asyncio.run(run(backend, folder)),
         "hold": lambda: asyncio.run(hold(backend, *more)),
         "long": lambda: asyncio.run(long(backend)),
         "cancel": lambda: print(runner_of(long_step(), backend).cancel("r").status),
@@ -63,33 +60,6 @@ def runner_of(pipeline: Any, backend: StateBackend, **options: Any) -> Flujo:
     registry = PipelineRegistry()
     registry.register(pipeline, name="demo", version="1.0.0")
     return Flujo(registry=registry, pipeline_name="demo", state_backend=backend, **options)
-
-
-def slow_pipeline(folder: Path) -> Pipeline:
-    steps = []
-    for number in range(STEPS):
-
-        @step(name=f"s{number}")
-        async def each(value: int, ctx: StepContext) -> int:
-            write(folder, f"effect {ctx.path} {ctx.idempotency_key}")
-            await asyncio.sleep(0.02)
-            return value + 1
-
-        steps.append(each)
-    return Pipeline(steps)
-
-
-async def run(backend: StateBackend, folder: Path) -> None:
-    print("begun", flush=True)
-    handle = runner_of(slow_pipeline(folder), backend).run_async(0, run_id="r")
-    async for finished in handle:
-        note(folder, finished)
-    result = await handle
-    print(result.status, "output", result.output)
-
-
-def note(folder: Path, finished: StepResult) -> None:
-    write(folder, f"saved {finished.path}")
 
 
 async def hold(backend: StateBackend, now: str = "") -> None:
