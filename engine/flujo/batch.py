@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from flujo import canonical
@@ -180,12 +180,17 @@ class Link(NamedTuple):
 
 def next_event(head: Link, kind: EventKind, at: datetime, *, actor: str, path: str, data: dict[str, Any]) -> AuditEvent:
     """The event that follows a chain's end. Its body is the canonical JSON of its fields, put together by hand."""
-    seq, text = head.seq + 1, partial(canonical.dump, where="audit event")
+    seq = head.seq + 1
     body = (
-        f'{{"actor":{text(actor)},"at":"{isoformat(at)}","data":{text(data)},"fence":{head.fence},'
-        f'"kind":"{kind.value}","path":{text(path)},"run_id":{text(head.run_id)},"seq":{seq}}}'
+        f'{{"actor":{_quoted(actor)},"at":"{isoformat(at)}","data":{canonical.dump(data, where="audit event")},'
+        f'"fence":{head.fence},"kind":"{kind.value}","path":{_quoted(path)},"run_id":{_quoted(head.run_id)},"seq":{seq}}}'
     )
     return AuditEvent(head.run_id, seq, kind, at, actor, path, head.fence, body, head.chain, chained(head.chain, body))
+
+
+@lru_cache(maxsize=1024)  # the same run, steps and people come again and again
+def _quoted(text: str) -> str:
+    return canonical.dump(text, where="audit event")
 
 
 def chained(prev_hash: str, body: str) -> str:

@@ -34,6 +34,9 @@ from flujo.status import TERMINAL, RunStatus, TaskStatus, WaitStatus
 
 R = TypeVar("R", bound=Record)
 Statement = tuple[str, list[Any]]
+# What tells that a head still stands: every write moves its `seq`, except one that only extends the lease.
+_WITHOUT_LEASE = ("run_id", "seq", "fence", "status")
+_WITH_LEASE = (*_WITHOUT_LEASE, "lease_expires_at")
 _GONE_WITH_THE_RUN: tuple[type[Record], ...] = (
     Vote,
     Decision,
@@ -318,8 +321,9 @@ def head_statement(dialect: Dialect, before: RunHead, after: RunHead) -> Stateme
     others = compress(zip(of.names, old, new, strict=True), map(is_not, old, new))
     moved = {name: value for name, earlier, value in others if value != earlier}
     moved = moved or {"seq": after.seq}  # rows that leave the head as it is are fenced by it all the same
-    sql = dialect.update(RunHead, tuple(moved), ("run_id", "seq", "fence", "status"))
-    values = [*map(dialect.to_db, moved.values()), before.run_id, before.seq, before.fence, before.status.value]
+    fence = _WITHOUT_LEASE if before.lease_expires_at is None else _WITH_LEASE
+    values = [*map(dialect.to_db, moved.values()), *[dialect.to_db(getattr(before, name)) for name in fence]]
+    sql = dialect.update(RunHead, tuple(moved), fence)
     return sql, values
 
 
