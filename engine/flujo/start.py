@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from flujo import canonical
@@ -10,6 +10,7 @@ from flujo.admission import checked_priority
 from flujo.context import fields_of, initial
 from flujo.description import checked
 from flujo.errors import BackendCannot
+from flujo.redaction import Secrets
 from flujo.registry import RegisteredPipeline
 from flujo.state.base import StateBackend
 from flujo.status import OnChange
@@ -30,10 +31,12 @@ def new_run(
     priority: int | None = None,
     on_change: OnChange | None = None,
     parent: tuple[str, str] = ("", ""),
+    secret_keys: Collection[str] = (),
 ) -> NewRun:
     """A run of `entry`, its input and context validated and encoded. Raises `InvalidInput`.
 
-    `parent` is the id of the run that waits for it, and the path of the step that does.
+    `parent` is the id of the run that waits for it, and the path of the step that does; `secret_keys` are marked secret
+    there.
     """
     checked(title=title, owner=owner, requester=requester, tags=list(tags))
     fields = fields_of(initial(entry.context_model, context))
@@ -59,7 +62,7 @@ def new_run(
         concurrency_key=entry.key_for(encoded),
         parent_run_id=parent[0],
         parent_path=parent[1],
-        secrets=entry.secrets.to_text(),
+        secrets=(entry.secrets | Secrets(frozenset(secret_keys))).to_text(),
     )
 
 

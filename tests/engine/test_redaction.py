@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import pytest
-from flujo import Flujo, PipelineContext, PipelineRegistry, Secret, Step, StepContext, step
+from flujo import Flujo, PipelineContext, PipelineRegistry, Secret, Step, StepContext, kin, step
 from flujo.__main__ import main
 from flujo.redaction import HIDDEN, Secrets, given, marked, scrubbed
 from flujo.state.backends.sqlite import SQLiteBackend
@@ -203,3 +203,29 @@ def test_command_line_hides_secrets_also_where_values_are_asked_for(
     assert not any(canary in shown for canary in CANARIES)
     assert shown.count(HIDDEN) > 5
     assert "ana" in shown
+
+
+async def test_parent_and_child_hide_what_the_other_marks(backend: StateBackend) -> None:
+    @step
+    async def fetch(given: dict[str, str]) -> dict[str, str]:
+        return {"code": "canary-code", "pin": given["pin"]}
+
+    registry = PipelineRegistry()
+    registry.register(fetch, name="child", version="1.0.0", secret_keys=["code"])
+    parent = Step.run_pipeline("ask", pipeline="child")
+    registry.register(parent, name="parent", version="1.0.0", secret_keys=["pin"])
+    result = await Flujo(registry=registry, pipeline_name="parent", state_backend=backend).run_async(
+        {"pin": "canary-pin"}, run_id="r"
+    )
+    child = kin.child_id((await document_of(backend, "r")).head, "ask", 0)
+    if result.status is not RunStatus.COMPLETED:
+        await Flujo(registry=registry, pipeline_name="child", state_backend=backend).continue_async(child)
+        await Flujo(registry=registry, pipeline_name="parent", state_backend=backend).run_async(
+            {"pin": "canary-pin"}, run_id="r"
+        )
+
+    for run_id in ("r", child):
+        head = (await document_of(backend, run_id)).head
+        assert head is not None
+        assert head.status is RunStatus.COMPLETED
+        assert Secrets.of_text(head.secrets).keys == {"code", "pin"}

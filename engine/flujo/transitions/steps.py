@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -32,7 +33,8 @@ class Position:
 class StepDone:
     """A finished step: what its checkpoint will hold, the wait that is over with it and the signal that ended it.
 
-    `abandons` is the path of a part that failed and was caught: nothing inside it is waited for any longer.
+    `abandons` is the path of a part that failed and was caught: nothing inside it is waited for any longer. `secrets`
+    is what the run hides from now on beside what it hid before.
     """
 
     path: str
@@ -47,6 +49,7 @@ class StepDone:
     description: dict[str, Any] = dataclasses.field(default_factory=dict)
     abandons: str = ""
     reports: Reports | None = None
+    secrets: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,8 @@ def complete_step(done: StepDone, then: Position, *, fence: int, lease: timedelt
         if done.abandons:
             abandon(draft, done.abandons)
         draft.set(step_index=then.index, step_name=then.name, **_described(done))
+        if done.secrets:
+            draft.set(secrets=_both(draft.has("secrets"), done.secrets))
         keep_lease(draft, lease)
         if done.description:
             draft.event(EventKind.RUN_DESCRIBED, done.path, **done.description)
@@ -162,6 +167,12 @@ def _described(done: StepDone) -> dict[str, Any]:
     if "tags" in given:
         given["tags"] = canonical.dump(given["tags"])
     return given
+
+
+def _both(before: str, more: str) -> str:
+    """The union of what two texts name as secret."""
+    old, new = json.loads(before or "{}"), json.loads(more)
+    return canonical.dump({name: sorted({*old.get(name, ()), *new.get(name, ())}) for name in ("keys", "paths")})
 
 
 def _go_on(draft: Draft, then: Position) -> None:
