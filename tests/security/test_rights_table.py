@@ -11,7 +11,18 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
 
-from runs.models import Attempt, AuditEvent, Decision, HumanTask, Run, RunInput, Schedule, SiteEvent
+from runs.models import (
+    Attempt,
+    AuditEvent,
+    Decision,
+    HumanTask,
+    LogChunk,
+    Run,
+    RunInput,
+    Schedule,
+    SiteEvent,
+    StepReport,
+)
 from runs.urls import urlpatterns
 from tests.runs import factories, shop
 
@@ -47,6 +58,7 @@ READS: dict[str, tuple[int | str, ...]] = {
     "run_step": SEEN,
     "f_runs": LIST,
     "f_run": SEEN,
+    "f_run_log": (IN, IN, 404, 404, 404, 404, 200, 404, 200),  # a log is nothing but values
     "pipelines": LIST,
     "pipeline": SEEN,
     "pipeline_start": (IN, IN, 404, 404, 403, 403, 200, 403, 200),
@@ -95,6 +107,18 @@ def task() -> HumanTask:
     factories.tombstone("gone-1", pipeline="shop", title=TITLE)
     Run.objects.filter(pk="run-a").update(error_message=SECRET)
     factories.attempt(run, "price", 2, outcome="failed", error_message=SECRET, traceback=f"Traceback:\n{SECRET}")
+    said = {"run": run, "path": "price", "attempt": 2, "number": 1}
+    line = {
+        "at": "2030-01-01T00:00:00+00:00",
+        "level": "INFO",
+        "logger": "",
+        "message": SECRET,
+        "fields": {"a": SECRET},
+    }
+    StepReport.objects.create(
+        **said, done=1, total=2, note=SECRET, log_chunks=1, log_lines=1, reported_at=run.created_at
+    )
+    LogChunk.objects.create(**said, lines=json.dumps([line]), written_at=run.created_at)
     factories.checkpoint(run, "extra", position=1, output=SECRET, changes={"set": {"code": SECRET}})
     old = factories.human_task(run, "earlier", evidence={"code": SECRET})
     factories.decision(old, data={"code": SECRET})
