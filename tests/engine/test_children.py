@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from flujo import Flujo, Pipeline, PipelineRegistry, Step, kin, step, transitions
 from flujo.batch import Batch, RunView, Transition
-from flujo.errors import IllegalTransition, InvalidInput, PipelineDefinitionError
+from flujo.errors import IllegalTransition, InvalidInput, PipelineDefinitionError, RunCancelled
 from flujo.node import Node
 from flujo.records import RunHead
 from flujo.result import PipelineResult
@@ -211,6 +212,26 @@ async def test_a_crash_at_any_write_of_parent_or_child_starts_no_second_child(tm
         assert point.result == point.expected == (RunStatus.COMPLETED, 23, 2), str(point)
         points += 1
     assert points > 20
+
+
+async def test_a_crash_at_any_write_of_a_cancellation_leaves_no_child_behind(tmp_path: Any) -> None:
+    async def scenario(backend: StateBackend) -> list[RunStatus]:
+        runner = flujo(backend, FakeClock(), parent=CHILD, child=Step.run_pipeline("deeper", pipeline="asks"), asks=ASK)
+        with suppress(RunCancelled):
+            await runner.run_async(1, run_id="p")
+            await runner.cancel_async("p")
+        while untold := await backend.untold():
+            for run_id in untold:
+                await kin.settle(backend, run_id, runner.clock.now())
+        for head in await backend.ready(runner.clock.now()):  # what a worker would do with a child it finds
+            await of(runner, head.pipeline).continue_async(head.run_id)
+        return [head.status for head in await backend.heads()]
+
+    points = 0
+    async for point in crash_points(lambda: make_store("memory", tmp_path).backend, scenario):
+        assert set(point.result) == {RunStatus.CANCELLED}, str(point)
+        points += 1
+    assert points > 30
 
 
 # Workers: children are queued, and parents are woken by what is stored
