@@ -19,6 +19,7 @@ from flujo.deploy import migrated
 from flujo.description import checked
 from flujo.document import RunDocument
 from flujo.errors import (
+    Fenced,
     HumanTaskExpired,
     IllegalTransition,
     PipelineChanged,
@@ -127,7 +128,7 @@ class Flujo:
         started = await self.backend.transact(new.run_id, beginning)
         if started.result:
             document = RunDocument.of(new.run_id, [started.kept, *started.inserts])
-            return await self._take_up(entry, document, progress)
+            return await self._take_up(entry, started.kept, document, progress)
         if started.kept.active and not self.registry.has(started.kept):
             document = await self._load(new.run_id)
             entry = await self._own_code(document)
@@ -210,7 +211,8 @@ class Flujo:
         entry = await self._own_code(document)
         terms = self._terms(entry, patient=False)
         claimed = await self.backend.transact(run_id, transitions.claim(terms, now=self.clock.now()))
-        return await self._execute(entry, run_id, silent, drain, patient=False, document=document.followed_by(claimed))
+        known = document.followed_by(claimed)
+        return await self._execute(entry, claimed.kept, silent, drain, patient=False, document=known)
 
     async def _attend(self, entry: RegisteredPipeline, document: RunDocument) -> PipelineResult:
         """The result of a run that has come to rest; in place, its children are executed here, and then it goes on."""
@@ -247,34 +249,43 @@ class Flujo:
         if (waits and head.wait is not Wait.RETRY) or head.status is RunStatus.COMPLETED:
             return await self._attend(entry, document)
         try:
-            await claim_in_turn(self.backend, head.run_id, self._terms(entry), self.clock)
+            taken = await claim_in_turn(self.backend, head.run_id, self._terms(entry), self.clock)
         except (RunWaits, RunFinished):  # its worker brought it to rest since we looked
             return result_of(entry, await self._load(head.run_id))
-        return await self._execute(entry, head.run_id, progress)
+        return await self._execute(entry, taken, progress)
 
-    async def _take_up(self, entry: RegisteredPipeline, document: RunDocument, progress: Progress) -> PipelineResult:
+    async def _take_up(
+        self, entry: RegisteredPipeline, head: RunHead, document: RunDocument | None, progress: Progress
+    ) -> PipelineResult:
         """Work on a run that was just taken, or that is queued because too many of its key were running."""
-        if document.head is not None and document.head.status is RunStatus.QUEUED:
-            await claim_in_turn(self.backend, document.run_id, self._terms(entry), self.clock)
-            return await self._execute(entry, document.run_id, progress)
-        return await self._execute(entry, document.run_id, progress, document=document)
+        if head.status is RunStatus.QUEUED:
+            taken = await claim_in_turn(self.backend, head.run_id, self._terms(entry), self.clock)
+            return await self._execute(entry, taken, progress)
+        return await self._execute(entry, head, progress, document=document)
 
     async def _execute(
         self,
         entry: RegisteredPipeline,
-        run_id: str,
+        taken: RunHead,
         progress: Progress,
         drain: asyncio.Event | None = None,
         *,
         patient: bool = True,
         document: RunDocument | None = None,
     ) -> PipelineResult:
-        """Work on a run that was taken; `document` is that run, where it is known without a look."""
+        """Work on a run as it was taken; `document` is that run, where it is known without a look.
+
+        Raises `Fenced` when the look finds it under a newer token: that one is another worker's.
+        """
+        run_id = taken.run_id
+        document = document or await self._load(run_id)
+        if document.head is None or document.head.fence != taken.fence:
+            raise Fenced(f"Run {run_id} was taken over by another worker before this one began. Nothing was written.")
         hold = Hold(
             entry=entry,
             registry=self.registry,
             backend=self.backend,
-            document=document or await self._load(run_id),
+            document=document,
             clock=self.clock,
             lease=self.lease,
             progress=progress,
@@ -328,7 +339,7 @@ class Flujo:
         if decided.writes and decided.kept.status is RunStatus.RUNNING and decided.before != decided.kept:
             if decided.before is not None and decided.before.fence == decided.kept.fence:
                 return result_of(entry, await self._load(run_id))  # a worker that runs a sibling branch goes on with it
-            return await self._execute(entry, run_id, silent, document=document.followed_by(decided))
+            return await self._execute(entry, decided.kept, silent, document=document.followed_by(decided))
         return await self._settled(entry, decided.kept)
 
     async def _settled(self, entry: RegisteredPipeline, head: RunHead) -> PipelineResult:
@@ -367,7 +378,7 @@ class Flujo:
         )
         batch = await self.backend.transact(run_id, received)
         if batch.before is not None and batch.before.fence != batch.kept.fence:
-            return await self._execute(entry, run_id, silent, document=document.followed_by(batch))
+            return await self._execute(entry, batch.kept, silent, document=document.followed_by(batch))
         if batch.before is not None and batch.before.status is RunStatus.PAUSED:
             return await self._settled(entry, batch.kept)
         return result_of(entry, await self._load(run_id))
@@ -385,7 +396,7 @@ class Flujo:
         terms = self._terms(entry)
         again = transitions.retry(actor=actor, reason=reason, now=self.clock.now(), claim=terms, facts={})
         retried = await self.backend.transact(run_id, again)
-        return await self._take_up(entry, document.followed_by(retried) or await self._load(run_id), silent)
+        return await self._take_up(entry, retried.kept, document.followed_by(retried), silent)
 
     def cancel(self, run_id: str, **options: Any) -> PipelineResult:
         """Cancel a run; the options are those of `cancel_async`."""

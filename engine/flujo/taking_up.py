@@ -8,6 +8,7 @@ from flujo import kin, transitions
 from flujo.clock import Clock
 from flujo.document import RunDocument
 from flujo.errors import AtMaxConcurrency
+from flujo.records import RunHead
 from flujo.state.base import StateBackend
 from flujo.status import RunStatus
 from flujo.transitions import ClaimTerms
@@ -29,14 +30,14 @@ async def stays(backend: StateBackend, document: RunDocument, now: datetime) -> 
     return not head.active or (head.status is RunStatus.PAUSED and not transitions.is_due(head, now))
 
 
-async def claim_in_turn(backend: StateBackend, run_id: str, terms: ClaimTerms, clock: Clock) -> None:
-    """Take the lease; while too many runs of its key are running, wait for a place."""
+async def claim_in_turn(backend: StateBackend, run_id: str, terms: ClaimTerms, clock: Clock) -> RunHead:
+    """Take the lease; while too many runs of its key are running, wait for a place. The run as it was taken."""
     pause = FIRST_LOOK
     while True:
         try:
-            await backend.transact(run_id, transitions.claim(terms, now=clock.now()))
+            claimed = await backend.transact(run_id, transitions.claim(terms, now=clock.now()))
         except AtMaxConcurrency:
             await clock.sleep(pause)
             pause = min(2 * pause, LAST_LOOK)
         else:
-            return
+            return claimed.kept
