@@ -42,7 +42,8 @@ test-fast: $(TEST_READY)  ## Run what needs no server and no browser
 	@$(BIN)/python -m pytest -n $(WORKERS) -m "not services and not browser and not slow"
 
 campaign: $(TEST_READY) test-programs  ## Look for what breaks the promises: storms of SECONDS each, from a SEED
-	@$(BIN)/python -m pytest tests/campaign -p no:randomly --campaign-seconds="$(SECONDS)" --campaign-seed="$(SEED)"
+	@$(BIN)/python -m pytest tests/campaign -s -p no:randomly -o faulthandler_timeout=0 \
+		--campaign-seconds="$(SECONDS)" --campaign-seed="$(SEED)"
 
 bench: $(TEST_READY)  ## Measure what a step costs beside the physical limit
 	@PYTHONPATH=engine:. $(BIN)/python -m bench

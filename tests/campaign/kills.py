@@ -1,7 +1,7 @@
 """A program that kills itself with -9 within a write, and goes on from what is left.
 
 `kills.py STORE PLACE SEED KILLS [PLANT]` drives the pipeline that has everything to its end once, then again `KILLS`
-times (0: at every moment). Each time a child is killed at another moment: between two statements of a transaction,
+times. Each time a child is killed at another moment: between two statements of a transaction,
 after its commit but before anybody is told, in the middle of a line. A second child looks at what the first left: it
 must hold all that was acknowledged, whole transactions only, and come to the end of the run that was not killed.
 """
@@ -183,7 +183,7 @@ def main(store: str, place: str, seed: str, kills: str, planted: str = "") -> in
         print(whole)
         return 1
     moments = range(1, whole["moments"] + 1)
-    chosen = random.Random(seed).sample(moments, int(kills)) if int(kills) else moments
+    chosen = random.Random(seed).sample(moments, min(int(kills), len(moments)))
     found, killed = [], 0
     for number in chosen:
         ledger, run_id = folder / f"ledger-{number}", f"r-{number}"
