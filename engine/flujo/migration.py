@@ -25,6 +25,7 @@ from flujo.registry import RegisteredPipeline
 from flujo.result import output_type
 from flujo.shape import Shape
 from flujo.standing import Saved, node_at, standing
+from flujo.status import Wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +233,8 @@ def _open_rows(
         node = target.pipeline.find(wait.path)
         if node is None or node.kind != _kind(shapes[0], wait.path) or saved.is_renamed(wait.path):
             closes.append(wait)
+            if wait.kind is Wait.CHILD:
+                raise MigrationRefused(f"{wait.path} waits for its child {wait.name}, which the new version would not.")
     return closes, kept
 
 

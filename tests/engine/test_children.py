@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from flujo import Flujo, Pipeline, PipelineRegistry, Step, kin, step, transitions
 from flujo.batch import Batch, RunView, Transition
-from flujo.errors import IllegalTransition, InvalidInput, PipelineDefinitionError, RunCancelled
+from flujo.errors import IllegalTransition, InvalidInput, MigrationRefused, PipelineDefinitionError, RunCancelled
+from flujo.migration import plan
 from flujo.node import Node
 from flujo.records import RunHead
 from flujo.result import PipelineResult
@@ -361,3 +362,11 @@ async def test_parent_and_child_are_not_moved_to_another_store_while_one_waits_f
         away = transitions.leave("elsewhere", actor="", now=runner.clock.now(), facts={})
         with pytest.raises(IllegalTransition, match="Move it when"):
             await built_in.backend.transact(run_id, away)
+
+
+async def test_migration_abandons_no_child_that_is_waited_for(backend: StateBackend) -> None:
+    runner = flujo(backend, parent=add_one >> CHILD, child=ASK)
+    await runner.run_async(1, run_id="p")
+    without = flujo(backend, parent=add_one >> minus_one).registry.get("parent")
+    with pytest.raises(MigrationRefused, match="waits for its child"):
+        plan(await document_of(backend, "p"), without, lambda run: None)

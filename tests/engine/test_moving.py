@@ -233,3 +233,24 @@ async def test_everything_of_a_run_arrives(tmp_path: Path, ledger: Ledger) -> No
     assert after is not None
     assert {row for row in before.records() if not isinstance(row, RunHead)} <= set(after.records())
     await target.close()
+
+
+async def test_run_that_changed_after_it_was_copied_is_not_deleted(ledger: Ledger) -> None:
+    here = InMemoryBackend()
+    runner = runner_of(order_pipeline(ledger), here)
+    await runner.run_async("lamp", run_id="r")
+
+    class AnsweredMeanwhile(InMemoryBackend):
+        """A store during whose writing a person answers in the other one."""
+
+        async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
+            await super().save_state(run_id, state)
+            await runner.resume_async("r", "yes")
+
+    there = AnsweredMeanwhile()
+    with pytest.raises(Fenced):
+        await carry(here, there)
+    assert (await head_of(here, "r")).active
+    await carry(here, there)
+    assert "decision.recorded" in await kinds_of(there, "r")
+    assert (await runner_of(order_pipeline(ledger), there).run_async("lamp", run_id="r")).output == "SHIPPED: YES"
