@@ -1,5 +1,6 @@
 """The demo's three pipelines: invoice intake, release checklist, data export request."""
 
+from datetime import timedelta
 from decimal import Decimal
 
 from flujo import PipelineContext, Step, StepContext, step
@@ -165,7 +166,15 @@ def redact(collected: Collected) -> Redacted:
     return export.redact(collected)
 
 
-privacy_review = Step.human_in_the_loop("privacy_review", message_for_user=export.question, input_schema=PrivacyReview)
+DAY = timedelta(days=1)  # the law gives a month for the answer, and it must be given all the same when that has passed
+privacy_review = Step.human_in_the_loop(
+    "privacy_review",
+    message_for_user=export.question,
+    input_schema=PrivacyReview,
+    deadline=30 * DAY,
+    on_deadline="wait",
+    reminders=[20 * DAY, 27 * DAY],
+)
 hand_over = Step.human_in_the_loop("hand_over", message_for_user=export.release_question, input_schema=bool)
 
 

@@ -173,6 +173,7 @@ async def test_data_export_asks_two_people_and_writes_the_file(backend: StateBac
     export = runner("data-export-request", backend)
     first = await export.run_async({"email": busiest()["email"]}, run_id="x1")
     assert asked(first).path == "privacy_review"
+    assert asked(first).due_at == asked(first).raised_at + timedelta(days=30), "what the law gives"
     answer = {
         "lawful_basis": "right of access (Art. 15)",
         "identity_check": "saw an identity document",
