@@ -212,17 +212,13 @@ def _request() -> Any:
     return transitions.cancel(actor="ana", reason="enough", now=SystemClock().now(), facts={})
 
 
-async def test_cancel_from_elsewhere_is_noticed_without_a_hint(
-    built_in: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not built_in.backend.shared_by_processes:
-        pytest.skip("nobody elsewhere reaches this store")
+async def test_cancel_from_elsewhere_is_noticed_without_a_hint(durable: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "LOOK_SECONDS", 0.02)
     steps = Steps()
     async with asyncio.timeout(SOON):
-        work = asyncio.ensure_future(_awaited(runner_of(steps.long, built_in.backend).run_async(1, run_id="r")))
+        work = asyncio.ensure_future(_awaited(runner_of(steps.long, durable.backend).run_async(1, run_id="r")))
         await steps.begun.acquire()
-        await built_in.reopen().transact("r", _request())
+        await durable.reopen().transact("r", _request())
         assert (await work).status is RunStatus.CANCELLED
     assert steps.ledger == {"interrupted": 1}
 

@@ -62,10 +62,14 @@ class Crowd(Counter[str]):
         super().__init__()
         self.most = Counter()
 
-    async def visit(self, name: str) -> None:
+    async def visit(self, name: str, *, until: int = 0) -> None:
+        """Stay a moment, and at least until so many have been here at once."""
         self[name] += 1
         self.most[name] = max(self.most[name], self[name])
         await asyncio.sleep(0.01)
+        async with asyncio.timeout(20):
+            while self.most[name] < until:
+                await asyncio.sleep(0.001)
         self[name] -= 1
 
 
@@ -74,7 +78,7 @@ async def test_at_most_so_many_runs_go_at_once_and_the_others_wait_in_place(buil
 
     @step
     async def visit(name: str) -> str:
-        await crowd.visit("all")
+        await crowd.visit("all", until=2)
         return name
 
     runner = bounded(visit, built_in.backend, most=2)

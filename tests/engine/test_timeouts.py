@@ -72,9 +72,9 @@ async def test_thread_that_goes_on_after_its_time_is_told_of_and_its_late_result
 ) -> None:
     go_on, over = threading.Event(), threading.Event()
 
-    @step(timeout=timedelta(seconds=0.02), retries=1, backoff=AT_ONCE)
+    @step(timeout=timedelta(seconds=0.02), retries=50, backoff=AT_ONCE)  # a busy machine may miss the second one too
     def slow(value: int, context: Marked, ctx: StepContext) -> int:
-        if ctx.attempt == 2:
+        if ctx.attempt > 1:
             return value
         assert go_on.wait(10)
         context.mark = "late"
