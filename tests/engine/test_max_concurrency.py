@@ -61,15 +61,16 @@ class Crowd(Counter[str]):
     def __init__(self) -> None:
         super().__init__()
         self.most = Counter()
+        self.enough = asyncio.Event()
 
     async def visit(self, name: str, *, until: int = 0) -> None:
         """Stay a moment, and at least until so many have been here at once."""
         self[name] += 1
         self.most[name] = max(self.most[name], self[name])
+        if self.most[name] >= until:
+            self.enough.set()
         await asyncio.sleep(0.01)
-        async with asyncio.timeout(20):
-            while self.most[name] < until:
-                await asyncio.sleep(0.001)
+        await asyncio.wait_for(self.enough.wait(), timeout=20)
         self[name] -= 1
 
 
