@@ -1,50 +1,32 @@
-"""The runner: starts, resumes, retries and cancels the runs of one pipeline on one backend."""
+"""The runner: what can be asked of the runs of one pipeline on one backend."""
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from flujo import kin, lineage, transitions, watch
+from flujo import lineage, transitions, watch, work
 from flujo.admission import run_id_for
 from flujo.answers import answer_to, question_of
 from flujo.bridge import wait_for
 from flujo.clock import Clock, SystemClock
 from flujo.context import PipelineContext
-from flujo.deploy import migrated
 from flujo.description import checked
-from flujo.document import RunDocument
-from flujo.errors import (
-    Fenced,
-    HumanTaskExpired,
-    IllegalTransition,
-    PipelineChanged,
-    PipelineNotFound,
-    RunDeleted,
-    RunFinished,
-    RunIsLeased,
-    RunNotFound,
-    RunWaits,
-)
-from flujo.execution import Execution
+from flujo.errors import HumanTaskExpired, PipelineChanged
 from flujo.handle import RunHandle
-from flujo.hold import Hold, Progress, silent
+from flujo.hold import Progress
 from flujo.human import HumanStep
-from flujo.lease import DEFAULT_LEASE, this_process
-from flujo.records import RunHead
-from flujo.registry import LATEST, PipelineRegistry, RegisteredPipeline
+from flujo.lease import DEFAULT_LEASE
+from flujo.registry import PipelineRegistry
 from flujo.result import PipelineResult, result_of
+from flujo.scope import Scope
 from flujo.start import check_capable, new_run
 from flujo.state.backends.memory import InMemoryBackend
-from flujo.state.base import RUN_ID, StateBackend
-from flujo.status import OnChange, RunStatus, Wait
-from flujo.step import Step
-from flujo.taking_up import claim_in_turn, stays
-from flujo.transitions import ClaimTerms, NewRun
+from flujo.state.base import StateBackend
+from flujo.status import OnChange, RunStatus
+from flujo.taking_up import stays
 
 
 class Flujo:
@@ -69,9 +51,8 @@ class Flujo:
         self.pipeline_name = pipeline_name
         self.pipeline_version = pipeline_version
         self.backend = state_backend or InMemoryBackend()
-        self.context_model = context_model
         self.clock = clock or SystemClock()
-        self.lease = lease
+        self._scope = Scope(registry, pipeline_name, pipeline_version, context_model, self.backend, self.clock, lease)
         for version in registry.versions(pipeline_name):
             check_capable(self.backend, registry.get(pipeline_name, version))
 
@@ -117,23 +98,9 @@ class Flujo:
     async def _run(
         self, value: Any, context: dict[str, Any], facts: dict[str, Any], progress: Progress
     ) -> PipelineResult:
-        entry = await self._entry_for(context["run_id"], whatever_version=bool(facts["idempotency_key"]))
+        entry = await self._scope.entry_for(context["run_id"], whatever_version=bool(facts["idempotency_key"]))
         new = new_run(entry, value, context, **facts)
-        return await self._begin(entry, new, progress)
-
-    async def _begin(
-        self, entry: RegisteredPipeline, new: NewRun, progress: Progress = silent, *, actor: str = ""
-    ) -> PipelineResult:
-        beginning = transitions.start(new, now=self.clock.now(), claim=self._terms(entry), actor=actor, facts={})
-        started = await self.backend.transact(new.run_id, beginning)
-        if started.result:
-            document = RunDocument.of(new.run_id, [started.kept, *started.inserts])
-            return await self._take_up(entry, started.kept, document, progress)
-        if started.kept.active and not self.registry.has(started.kept):
-            document = await self._load(new.run_id)
-            entry = await self._own_code(document)
-            return await self._go_on(entry, document.head or started.kept, progress)
-        return await self._go_on(entry, started.kept, progress)
+        return await work.begin(self._scope, entry, new, progress)
 
     # Start from another run
 
@@ -155,11 +122,11 @@ class Flujo:
         It is one of `version`, or of the version that this runner is for, else of the newest. The same `new_run_id`
         twice makes one run. Raises `InvalidInput` when the other version does not take the input.
         """
-        document = await self._load(run_id)
-        self._check_ours(document)
-        entry = self._entry(version or self.pipeline_version)
+        document = await self._scope.load(run_id)
+        self._scope.own_head(document)
+        entry = self._scope.entry(version or self.pipeline_version)
         new = lineage.rerun_of(entry, document, new_run_id or self.clock.new_id(), actor=actor, reason=reason)
-        return await self._begin(entry, new, actor=actor)
+        return await work.begin(self._scope, entry, new, actor=actor)
 
     def fork(self, run_id: str, **options: Any) -> PipelineResult:
         """Block until the new run pauses or ends; the options are those of `fork_async`."""
@@ -183,8 +150,8 @@ class Flujo:
         and for fields that its context refuses, and `IllegalTransition` for a step that the run has not come to, or one
         behind a gate that turned it away.
         """
-        document = await self._load(run_id)
-        entry = self._entry_of(document)
+        document = await self._scope.load(run_id)
+        entry = self._scope.entry_of(document)
         new = lineage.fork_of(
             entry,
             document,
@@ -194,7 +161,7 @@ class Flujo:
             actor=actor,
             reason=reason,
         )
-        return await self._begin(entry, new, actor=actor)
+        return await work.begin(self._scope, entry, new, actor=actor)
 
     # Go on
 
@@ -205,97 +172,14 @@ class Flujo:
         retry due later than in two seconds the run pauses, and whoever comes after that instant goes on. Raises
         `RunIsLeased` when another worker was faster, `PipelineChanged`, and the error of a status that cannot go on.
         """
-        document = await self._load(run_id)
+        document = await self._scope.load(run_id)
         if await stays(self.backend, document, self.clock.now()):
-            return result_of(self._entry_of(document), await self._load(run_id))
-        entry = await self._own_code(document)
-        terms = self._terms(entry, patient=False)
+            return result_of(self._scope.entry_of(document), await self._scope.load(run_id))
+        entry = await self._scope.own_code(document)
+        terms = self._scope.terms(entry, patient=False)
         claimed = await self.backend.transact(run_id, transitions.claim(terms, now=self.clock.now()))
         known = document.followed_by(claimed)
-        return await self._execute(entry, claimed.kept, silent, drain, patient=False, document=known)
-
-    async def _attend(self, entry: RegisteredPipeline, document: RunDocument) -> PipelineResult:
-        """The result of a run that has come to rest; in place, its children are executed here, and then it goes on."""
-        waits = kin.awaited(document)
-        if not waits:
-            return result_of(entry, document)
-        await asyncio.gather(*[self._execute_child(wait.name) for wait in waits])
-        fresh = await self._load(document.run_id)
-        if fresh.head is not None and fresh.head.status is RunStatus.QUEUED:
-            return await self._settled(entry, fresh.head)
-        return result_of(entry, fresh)
-
-    async def _execute_child(self, run_id: str) -> None:
-        """Work on a child until it pauses or ends, as far as it can be here, and tell its parent."""
-        child = (await self._load(run_id)).head
-        assert child is not None  # `_load` returns no document without one
-        with suppress(RunIsLeased, IllegalTransition, PipelineNotFound, PipelineChanged):
-            runner = Flujo(
-                registry=self.registry,
-                pipeline_name=child.pipeline,
-                pipeline_version=child.version,
-                state_backend=self.backend,
-                clock=self.clock,
-                lease=self.lease,
-            )
-            await runner._go_on(runner._entry(child.version), child, silent)
-        await kin.settle(self.backend, run_id, self.clock.now())
-
-    async def _go_on(self, entry: RegisteredPipeline, head: RunHead, progress: Progress) -> PipelineResult:
-        document = await self._load(head.run_id)
-        if await stays(self.backend, document, self.clock.now()):
-            return result_of(entry, await self._load(head.run_id))
-        waits = head.status is RunStatus.PAUSED and not transitions.is_due(head, self.clock.now())
-        if (waits and head.wait is not Wait.RETRY) or head.status is RunStatus.COMPLETED:
-            return await self._attend(entry, document)
-        try:
-            taken = await claim_in_turn(self.backend, head.run_id, self._terms(entry), self.clock)
-        except (RunWaits, RunFinished):  # its worker brought it to rest since we looked
-            return result_of(entry, await self._load(head.run_id))
-        return await self._execute(entry, taken, progress)
-
-    async def _take_up(
-        self, entry: RegisteredPipeline, head: RunHead, document: RunDocument | None, progress: Progress
-    ) -> PipelineResult:
-        """Work on a run that was just taken, or that is queued because too many of its key were running."""
-        if head.status is RunStatus.QUEUED:
-            taken = await claim_in_turn(self.backend, head.run_id, self._terms(entry), self.clock)
-            return await self._execute(entry, taken, progress)
-        return await self._execute(entry, head, progress, document=document)
-
-    async def _execute(
-        self,
-        entry: RegisteredPipeline,
-        taken: RunHead,
-        progress: Progress,
-        drain: asyncio.Event | None = None,
-        *,
-        patient: bool = True,
-        document: RunDocument | None = None,
-    ) -> PipelineResult:
-        """Work on a run as it was taken; `document` is that run, where it is known without a look.
-
-        Raises `Fenced` when the look finds it under a newer token: that one is another worker's.
-        """
-        run_id = taken.run_id
-        document = document or await self._load(run_id)
-        if document.head is None or document.head.fence != taken.fence:
-            raise Fenced(f"Run {run_id} was taken over by another worker before this one began. Nothing was written.")
-        hold = Hold(
-            entry=entry,
-            registry=self.registry,
-            backend=self.backend,
-            document=document,
-            clock=self.clock,
-            lease=self.lease,
-            progress=progress,
-            drain=drain,
-            patient=patient,
-        )
-        await Execution(hold).run()
-        if hold.head.untold:
-            await kin.settle(self.backend, run_id, self.clock.now())
-        return await self._attend(entry, hold.document) if patient else result_of(entry, hold.document)
+        return await work.execute(self._scope, entry, claimed.kept, drain=drain, patient=False, document=known)
 
     # Answer
 
@@ -321,8 +205,8 @@ class Flujo:
         is then recorded), `RunNotPaused`, `RunFinished`.
         """
         run_id = paused if isinstance(paused, str) else paused.run_id
-        document = await self._load(run_id)
-        entry = await self._own_code(document)
+        document = await self._scope.load(run_id)
+        entry = await self._scope.own_code(document)
         path, generation, digest = question_of(paused, document, step)
         gate = entry.pipeline.find(path)
         if not isinstance(gate, HumanStep):
@@ -331,25 +215,17 @@ class Flujo:
         shown = document.human_task(path)
         answer = answer_to(gate, human_input, **asked, actor=actor, reason=reason, shown=shown)
         decided = await self.backend.transact(
-            run_id, transitions.decide(answer, now=self.clock.now(), claim=self._terms(entry), facts={})
+            run_id, transitions.decide(answer, now=self.clock.now(), claim=self._scope.terms(entry), facts={})
         )
         watch.hint(run_id)  # a rejection ends the run, whatever another worker does beside the question
         if isinstance(decided.result, HumanTaskExpired):
             raise decided.result
         if decided.writes and decided.kept.status is RunStatus.RUNNING and decided.before != decided.kept:
             if decided.before is not None and decided.before.fence == decided.kept.fence:
-                return result_of(entry, await self._load(run_id))  # a worker that runs a sibling branch goes on with it
-            return await self._execute(entry, decided.kept, silent, document=document.followed_by(decided))
-        return await self._settled(entry, decided.kept)
-
-    async def _settled(self, entry: RegisteredPipeline, head: RunHead) -> PipelineResult:
-        """The result of a run whose recorded answer stands, going on with it if nobody does."""
-        if head.status in (RunStatus.QUEUED, RunStatus.RUNNING):
-            with suppress(RunIsLeased):  # a worker is faster: it goes on with the answer
-                return await self._go_on(entry, head, silent)
-        if head.untold:
-            await kin.settle(self.backend, head.run_id, self.clock.now())
-        return result_of(entry, await self._load(head.run_id))
+                # a worker that runs a sibling branch goes on with it
+                return result_of(entry, await self._scope.load(run_id))
+            return await work.execute(self._scope, entry, decided.kept, document=document.followed_by(decided))
+        return await work.settled(self._scope, entry, decided.kept)
 
     # Signal
 
@@ -365,23 +241,23 @@ class Flujo:
         The same `message_id` counts once; it is a text of at most 200 characters. Raises `InvalidInput` when it is not,
         or when `data` does not fit the step's schema, and `RunFinished`.
         """
-        document = await self._load(run_id)
-        entry = await self._own_code(document)
+        document = await self._scope.load(run_id)
+        entry = await self._scope.own_code(document)
         received = transitions.receive(
             name,
             entry.signal_step(name).validate(data),
             message_id=checked(message_id=message_id)["message_id"] if message_id else self.clock.new_id(),
             actor=actor,
             now=self.clock.now(),
-            claim=self._terms(entry),
+            claim=self._scope.terms(entry),
             facts={},
         )
         batch = await self.backend.transact(run_id, received)
         if batch.before is not None and batch.before.fence != batch.kept.fence:
-            return await self._execute(entry, batch.kept, silent, document=document.followed_by(batch))
+            return await work.execute(self._scope, entry, batch.kept, document=document.followed_by(batch))
         if batch.before is not None and batch.before.status is RunStatus.PAUSED:
-            return await self._settled(entry, batch.kept)
-        return result_of(entry, await self._load(run_id))
+            return await work.settled(self._scope, entry, batch.kept)
+        return result_of(entry, await self._scope.load(run_id))
 
     # Retry and cancel
 
@@ -391,12 +267,12 @@ class Flujo:
 
     async def retry_async(self, run_id: str, *, actor: str = "", reason: str = "") -> PipelineResult:
         """Try the failed step of a failed run again, here. Raises `IllegalTransition` when the run has not failed."""
-        document = await self._load(run_id)
-        entry = await self._own_code(document)
-        terms = self._terms(entry)
+        document = await self._scope.load(run_id)
+        entry = await self._scope.own_code(document)
+        terms = self._scope.terms(entry)
         again = transitions.retry(actor=actor, reason=reason, now=self.clock.now(), claim=terms, facts={})
         retried = await self.backend.transact(run_id, again)
-        return await self._take_up(entry, retried.kept, document.followed_by(retried), silent)
+        return await work.take_up(self._scope, entry, retried.kept, document.followed_by(retried))
 
     def cancel(self, run_id: str, **options: Any) -> PipelineResult:
         """Cancel a run; the options are those of `cancel_async`."""
@@ -409,11 +285,13 @@ class Flujo:
         a second: it interrupts async steps (`CancelledError`) and raises `ctx.cancelled` for sync ones. Cancelled is
         final. Raises `RunFinished`, `RunCancelled`.
         """
-        entry = self._entry_of(await self._load(run_id))
+        entry = self._scope.entry_of(await self._scope.load(run_id))
         asked = transitions.cancel(actor=actor, reason=reason, now=self.clock.now(), facts={})
         asked_of = (await self.backend.transact(run_id, asked)).kept
         watch.hint(run_id)
-        return await self._settled(entry, asked_of) if asked_of.untold else result_of(entry, await self._load(run_id))
+        if asked_of.untold:
+            return await work.settled(self._scope, entry, asked_of)
+        return result_of(entry, await self._scope.load(run_id))
 
     def unpark(self, run_id: str, **options: Any) -> PipelineResult:
         """Block until the un-parked run pauses or ends; the options are those of `unpark_async`."""
@@ -421,78 +299,15 @@ class Flujo:
 
     async def unpark_async(self, run_id: str, *, actor: str = "", reason: str = "") -> PipelineResult:
         """Let a parked run go on, here. Raises `PipelineChanged` while its code is still not registered."""
-        document = await self._load(run_id)
+        document = await self._scope.load(run_id)
         parked = document.head
-        entry = await self._own_code(document)
+        entry = await self._scope.own_code(document)
         head = document.head
         if head is None or head is parked:  # else it was migrated, and queued with that
             free = transitions.unpark(actor=actor, reason=reason, now=self.clock.now(), facts={})
             head = (await self.backend.transact(run_id, free)).kept
-        return await self._go_on(entry, head, silent)
-
-    # What the calls share
+        return await work.go_on(self._scope, entry, head)
 
     @staticmethod
     async def _awaited(handle: RunHandle) -> PipelineResult:
         return await handle
-
-    def _entry(self, version: str | None) -> RegisteredPipeline:
-        entry = self.registry.get(self.pipeline_name, version)
-        check_capable(self.backend, entry)
-        if self.context_model is None:
-            return entry
-        return dataclasses.replace(entry, context_model=self.context_model)
-
-    async def _entry_for(self, run_id: str, *, whatever_version: bool) -> RegisteredPipeline:
-        """The version that the runner names; without one, that of the stored run, and the newest for a new run."""
-        if (whatever_version or self.pipeline_version in (None, LATEST)) and RUN_ID.fullmatch(str(run_id)):
-            document = await self.backend.load(run_id)
-            head = document.head if document is not None else None
-            if document is not None and head is not None and head.pipeline == self.pipeline_name:
-                known = self.registry.has(head) or not head.active
-                return self._entry(head.version) if known else await self._own_code(document)
-        return self._entry(self.pipeline_version)
-
-    async def _own_code(self, document: RunDocument) -> RegisteredPipeline:
-        """The code that an unfinished run goes on with. Where it is not registered the run's policy is followed.
-
-        A run that was migrated is read again into `document`. Raises `PipelineChanged`, also after the run was parked,
-        which loses nothing.
-        """
-        if self.registry.has(self._check_ours(document)):
-            return self._entry_of(document)
-        version = await migrated(self.registry, document, self.backend, self.clock.now())
-        return self._entry_of(document) if version is None else self._entry(version)
-
-    def _entry_of(self, document: RunDocument) -> RegisteredPipeline:
-        head = self._check_ours(document)
-        if self.pipeline_version not in (None, LATEST, head.version):
-            raise RunNotFound(
-                f"Run {head.run_id} was started by {head.pipeline} {head.version}, not {self.pipeline_version}. "
-                "Make a runner for that version."
-            )
-        return self._entry(head.version)
-
-    def _check_ours(self, document: RunDocument) -> RunHead:
-        head = document.head
-        assert head is not None  # `_load` returns no document without one
-        if head.pipeline != self.pipeline_name:
-            raise RunNotFound(f"Run {head.run_id} belongs to the pipeline {head.pipeline}, not {self.pipeline_name}.")
-        return head
-
-    async def _load(self, run_id: str) -> RunDocument:
-        document = await self.backend.load(run_id)
-        if document is None:
-            raise RunNotFound(f"No run has the id {run_id!r}.")
-        if document.head is None:
-            raise RunDeleted(f"Run {run_id} was deleted; only its audit trail is left.")
-        return document
-
-    def _terms(self, entry: RegisteredPipeline, *, patient: bool = True) -> ClaimTerms:
-        nodes = entry.pipeline.nodes
-
-        def first_attempt(head: RunHead) -> str | None:
-            node = nodes[head.step_index] if head.step_index < len(nodes) else None
-            return node.name if isinstance(node, Step) else None
-
-        return ClaimTerms(this_process(), self.lease, entry.fingerprint, first_attempt, patient, entry.max_concurrency)

@@ -357,7 +357,7 @@ async def test_a_run_that_a_dead_worker_left_is_not_behind_every_queued_one(buil
         asked = (await document_of(backend, run_id)).human_task("ask")
         assert asked is not None
         given = answer_to(ask, 1, path="ask", generation=asked.generation, digest=asked.digest, actor="")
-        terms = flujo._terms(flujo.registry.get("demo")) if run_id == "left" else None
+        terms = flujo._scope.terms(flujo.registry.get("demo")) if run_id == "left" else None
         await backend.transact(run_id, transitions.decide(given, now=flujo.clock.now(), claim=terms, facts={}))
     await let_lease_expire(backend, "left")
     assert "left" in [head.run_id for head in await backend.ready(flujo.clock.now(), 2)]

@@ -48,7 +48,7 @@ async def queue(runner: Flujo, *run_ids: str, value: Any = 1) -> None:
 
 async def claim(runner: Flujo, run_id: str) -> int:
     """The fence of a new lease on the run."""
-    terms = runner._terms(runner.registry.get("orders"))
+    terms = runner._scope.terms(runner.registry.get("orders"))
     batch = await runner.backend.transact(run_id, transitions.claim(terms, now=runner.clock.now()))
     return batch.kept.fence
 
@@ -144,7 +144,7 @@ async def test_a_dead_holder_holds_no_place(durable: Store) -> None:
 async def test_claims_of_two_runs_at_the_same_moment_do_not_both_win(built_in: Store) -> None:
     """Two transactions that each counted before the other wrote would let both in."""
     runner = bounded(double, built_in.backend)
-    terms = runner._terms(runner.registry.get("orders"))
+    terms = runner._scope.terms(runner.registry.get("orders"))
 
     def slowly(view: RunView) -> Batch:
         batch = transitions.claim(terms, now=runner.clock.now())(view)
@@ -167,7 +167,7 @@ async def test_an_answer_under_a_full_bound_is_kept_and_its_run_waits_for_a_plac
     await claim(runner, "other")
     (task,) = (await document_of(built_in.backend, "r")).open_human_tasks()
     answer = answer_to(ASK, 21, path="ask", generation=task.generation, digest=task.digest, actor="ana")
-    terms = runner._terms(runner.registry.get("orders"))
+    terms = runner._scope.terms(runner.registry.get("orders"))
     kept = await built_in.backend.transact("r", transitions.decide(answer, now=clock.now(), claim=terms, facts={}))
     assert kept.kept.status is RunStatus.QUEUED
     assert (

@@ -113,7 +113,7 @@ async def test_worker_that_lost_its_lease_is_refused_whatever_it_knows(built_in:
 async def _claimed(runner: Any, backend: Any) -> Any:
     entry = runner.registry.get("demo")
     new = new_run(entry, "a", {"run_id": "r"})
-    starting = transitions.start(new, now=SystemClock().now(), claim=runner._terms(entry), facts={})
+    starting = transitions.start(new, now=SystemClock().now(), claim=runner._scope.terms(entry), facts={})
     return (await backend.transact("r", starting)).kept
 
 
