@@ -330,6 +330,23 @@ async def test_a_run_that_a_deadline_ends_stops_the_step_beside_it(backend: Stat
     assert (ended.status, ended.outcome) == (RunStatus.CANCELLED, Outcome.EXPIRED)
 
 
+async def test_a_run_to_be_cancelled_is_not_failed_by_a_deadline(backend: StateBackend) -> None:
+    clock = FakeClock(auto=False)
+
+    @step
+    async def slow(order: str) -> str:
+        while (await document_of(backend, "r")).human_task("both/a") is None:
+            await asyncio.sleep(0)
+        await backend.transact("r", transitions.cancel(actor="ana", reason="", now=clock.now(), facts={}))
+        clock.advance(DAY.total_seconds())
+        await backend.transact("r", transitions.ring(now=clock.now()))
+        return "too late"
+
+    both = Step.parallel("both", {"a": gate(), "b": slow})
+    ended = await flujo_of(both, backend, clock).run_async("lamp", run_id="r")
+    assert (ended.status, ended.outcome) == (RunStatus.CANCELLED, None)
+
+
 # Reminders and escalation
 
 

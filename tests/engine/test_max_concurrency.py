@@ -14,10 +14,12 @@ from flujo.answers import answer_to
 from flujo.batch import Batch, RunView
 from flujo.errors import AtMaxConcurrency, BackendCannot, Fenced, InvalidInput, PipelineDefinitionError
 from flujo.node import Node
+from flujo.records import StepReport
 from flujo.start import new_run
 from flujo.state.base import StateBackend
 from flujo.status import RunStatus
 from flujo.testing import FakeClock
+from flujo.transitions.reports import Reports, report
 
 from tests.engine.making import bury_holder, document_of, head_of
 from tests.engine.stores import Store
@@ -131,6 +133,18 @@ async def test_a_lease_that_ended_holds_no_place_and_is_not_revived(built_in: St
         await claim(runner, "frozen")
     with pytest.raises(Fenced, match="its place among the runs of 'orders'"):
         await built_in.backend.transact("frozen", transitions.renew(fence=fence, lease=LEASE, now=clock.now()))
+
+
+async def test_a_report_does_not_revive_a_lease_that_ended(built_in: Store) -> None:
+    clock = FakeClock()
+    runner = bounded(double, built_in.backend, clock=clock, lease=LEASE)
+    await queue(runner, "frozen", "next")
+    fence = await claim(runner, "frozen")
+    clock.advance(31)
+    await claim(runner, "next")
+    said = Reports(StepReport("frozen", "double", 1, 1, clock.now(), 10), ())
+    with pytest.raises(Fenced, match="its place among the runs of 'orders'"):
+        await built_in.backend.transact("frozen", report(said, fence=fence, lease=LEASE, now=clock.now()))
 
 
 async def test_a_dead_holder_holds_no_place(durable: Store) -> None:

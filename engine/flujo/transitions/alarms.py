@@ -16,7 +16,7 @@ from flujo.paths import is_top
 from flujo.records import HumanTask
 from flujo.status import AtDeadline, EventKind, Outcome, RunStatus, TaskStatus, Wait
 from flujo.transitions.gates import pass_gate, wake
-from flujo.transitions.rules import end, next_wake, open_now
+from flujo.transitions.rules import end, fail, next_wake, open_now
 
 _APPLIED = {
     AtDeadline.FAIL: "the step failed",
@@ -110,8 +110,7 @@ def _expire(draft: Draft, task: HumanTask) -> HumanTask:
 
 def _fail(draft: Draft, task: HumanTask) -> None:
     error = missed(task)
-    draft.set(error_type=type(error).__name__, error_message=error.message, outcome=Outcome.EXPIRED)
-    end(draft, RunStatus.FAILED, EventKind.RUN_FAILED, path=task.path, error_type=type(error).__name__)
+    fail(draft, task.path, type(error).__name__, error.message, Outcome.EXPIRED)
 
 
 def missed(task: HumanTask) -> DeadlinePassed:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from flujo.batch import Batch, Draft, RunView, Transition
 from flujo.records import LogChunk, StepReport
-from flujo.transitions.rules import mine
+from flujo.transitions.rules import keep_lease, mine
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ def report(reports: Reports, *, fence: int, lease: timedelta, now: datetime) -> 
         mine(view, fence)
         draft = Draft(view, now)
         add_reports(draft, reports)
-        draft.set(lease_expires_at=now + lease)
+        keep_lease(draft, lease)
         return draft.batch()
 
     return decide

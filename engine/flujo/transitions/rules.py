@@ -121,8 +121,7 @@ def begin(draft: Draft, path: str, *, lost_now: int = 0) -> None:
     )
     if lost >= MAX_LOST_ATTEMPTS:
         message = f"Step {path!r} was lost {lost} times: its worker died or lost its lease each time."
-        draft.set(error_type="StepLost", error_message=message)
-        end(draft, RunStatus.FAILED, EventKind.RUN_FAILED, path=path, error_type="StepLost")
+        fail(draft, path, "StepLost", message)
         return
     number = 1 + max((attempt.number for attempt in earlier), default=0)
     head = draft.head
@@ -161,6 +160,15 @@ def end(draft: Draft, status: RunStatus, kind: EventKind, *, path: str = "", clo
     if status is RunStatus.COMPLETED and draft.head.outcome is not None:
         data["outcome"] = draft.head.outcome.value
     draft.event(kind, path, **data)
+
+
+def fail(draft: Draft, path: str, error_type: str, message: str, outcome: Outcome | None = None) -> None:
+    """Fail the run; one that was to be cancelled is, whatever went wrong meanwhile: cancelled is final."""
+    if draft.has("cancel_requested"):
+        end(draft, RunStatus.CANCELLED, EventKind.RUN_CANCELLED)
+        return
+    draft.set(error_type=error_type, error_message=message, outcome=outcome or draft.has("outcome"))
+    end(draft, RunStatus.FAILED, EventKind.RUN_FAILED, path=path, error_type=error_type)
 
 
 def close_human_tasks(draft: Draft, reason: str, *, but: str = "") -> None:

@@ -15,7 +15,7 @@ from flujo.codec import isoformat
 from flujo.records import Attempt, Checkpoint, HumanTask, RunWait, Signal
 from flujo.status import AtDeadline, AttemptOutcome, EventKind, RunStatus, TaskStatus, Wait, WaitStatus
 from flujo.transitions.reports import Reports, add_reports
-from flujo.transitions.rules import abandon, begin, end, keep_lease, mine, pause_here
+from flujo.transitions.rules import abandon, begin, end, fail, keep_lease, mine, pause_here
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +250,7 @@ def fail_attempt(
             keep_lease(draft, lease)
             _try_again(draft, path, attempt, retry)
         elif then is AfterFailure.FAIL_RUN:
-            _fail(draft, path, error)
+            fail(draft, path, error.type, error.message)
         return draft.batch()
 
     return decide
@@ -287,7 +287,7 @@ def fail_run(path: str, error: StepError, *, expired: RunWait | None = None, fen
         draft = Draft(view, now)
         if expired is not None:
             _expire(draft, expired)
-        _fail(draft, path, error)
+        fail(draft, path, error.type, error.message)
         return draft.batch()
 
     return decide
@@ -308,15 +308,6 @@ def expire(wait: RunWait, *, fence: int, now: datetime) -> Transition:
 def _expire(draft: Draft, wait: RunWait) -> None:
     draft.update(dataclasses.replace(wait, status=WaitStatus.EXPIRED, ended_at=draft.now))
     draft.event(EventKind.SIGNAL_EXPIRED, wait.path, name=wait.name)
-
-
-def _fail(draft: Draft, path: str, error: StepError) -> None:
-    """Fail the run; one that was to be cancelled is, though its last step failed meanwhile: cancelled is final."""
-    if draft.has("cancel_requested"):
-        end(draft, RunStatus.CANCELLED, EventKind.RUN_CANCELLED)
-        return
-    draft.set(error_type=error.type, error_message=error.message)
-    end(draft, RunStatus.FAILED, EventKind.RUN_FAILED, path=path, error_type=error.type)
 
 
 def raise_human_task(question: Question, *, alone: bool, fence: int, now: datetime) -> Transition:
