@@ -112,6 +112,7 @@ def plan(document: RunDocument, target: RegisteredPipeline, migrate: Migrate) ->
     saved = Saved.of(rows, dict(result.renamed), list(result.given))
     old_shape = json.loads(document.start.shape)
     index = standing(saved, old_shape, shape, choices=_choices(rows))
+    _check_turned(document, target, saved, index)
     copies = [_copy(row, saved.path_of(row.path)) for row in rows if saved.path_of(row.path) != row.path]
     inserts = [*copies, *_given(head, target, result.given)]
     _check_outputs(target, [row for row in rows if row not in saved.renamed_rows] + inserts, document)
@@ -157,6 +158,19 @@ def _asked(document: RunDocument, head: RunHead, migrate: Migrate) -> Migrated:
     if result is not None and not isinstance(result, Migrated):
         raise MigrationRefused(f"A migration gives Migrated(…) or None, not {result!r}.")
     return result or Migrated()
+
+
+def _check_turned(document: RunDocument, target: RegisteredPipeline, saved: Saved, index: int) -> None:
+    """A no stands, and so does a deadline that led another way: the new version has the gate, and the way."""
+    for path in sorted({task.path for task in document.human_tasks()}):
+        top = bare(path).partition("/")[0]
+        if not document.turned_away(path) or path in saved.seqs or saved.path_of(top) in saved.seqs:
+            continue
+        gate = target.pipeline.find(path)
+        routes = isinstance(gate, HumanStep) and (gate.on_reject is not None or gate.timetable.steps is not None)
+        here = [node.name for node in target.pipeline.nodes[index : index + 1]] == [top]
+        if not (routes and here) or saved.is_renamed(path):
+            raise MigrationRefused(f"{path} turned the run away: the new version must go on with what follows that.")
 
 
 def _choices(rows: list[Checkpoint]) -> dict[str, str]:

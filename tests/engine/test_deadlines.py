@@ -335,8 +335,10 @@ async def test_a_run_to_be_cancelled_is_not_failed_by_a_deadline(backend: StateB
 
     @step
     async def slow(order: str) -> str:
-        while (await document_of(backend, "r")).human_task("both/a") is None:
-            await asyncio.sleep(0)
+        for _ in range(500):
+            if (await document_of(backend, "r")).human_task("both/a") is not None:
+                break
+            await asyncio.sleep(0.01)
         await backend.transact("r", transitions.cancel(actor="ana", reason="", now=clock.now(), facts={}))
         clock.advance(DAY.total_seconds())
         await backend.transact("r", transitions.ring(now=clock.now()))

@@ -6,11 +6,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from flujo import Flujo, Pipeline, PipelineRegistry, Step, step
+from flujo import Flujo, Pipeline, PipelineRegistry, Step, step, transitions
 from flujo.errors import IllegalTransition, InvalidAnswer, PipelineChanged, PipelineDefinitionError, RunWaits
 from flujo.state.base import StateBackend
-from flujo.status import OnChange, Outcome, RunStatus, Wait
+from flujo.status import DecisionOutcome, OnChange, Outcome, RunStatus, Wait
 from flujo.testing import FakeClock
+from flujo.transitions.operator import Answer
 from pydantic import BaseModel, Field
 
 from tests.engine.making import (
@@ -115,6 +116,31 @@ async def test_answer_given_to_a_parked_run_stands_and_wakes_nobody(backend: Sta
     with pytest.raises(RunWaits):
         await old.continue_async("r")
     assert (await old.unpark_async("r")).output == "SHIPPED: YES"
+
+
+@pytest.mark.parametrize("parked_first", [True, False])
+async def test_a_no_still_names_the_end_of_a_run_that_was_parked(backend: StateBackend, parked_first: bool) -> None:
+    @step
+    async def undo(order: str) -> str:
+        return f"{order} put back"
+
+    gate = Step.human_in_the_loop("approve", message_for_user="Ship it?", on_reject=undo)
+    old = runner_of(gate >> price, backend)
+    await old.run_async("lamp", run_id="r")
+    for parks in (parked_first, not parked_first):
+        if parks:
+            with pytest.raises(PipelineChanged):
+                await deployed(price, backend).continue_async("r")
+        else:
+            task = (await document_of(backend, "r")).human_task("approve")
+            assert task is not None
+            no = Answer("approve", task.generation, task.digest, DecisionOutcome.REJECTED, "null", "ana", "no", "", "")
+            said = transitions.decide(no, now=old.clock.now(), claim=None, facts={})
+            await backend.transact("r", said)
+
+    assert (await head_of(backend, "r")).outcome is Outcome.NEEDS_ATTENTION
+    done = await old.unpark_async("r")
+    assert (done.status, done.outcome, done.output) == (RunStatus.COMPLETED, Outcome.REJECTED, "lamp put back")
 
 
 async def test_parked_run_can_be_cancelled_and_is_no_longer_held(backend: StateBackend, ledger: Ledger) -> None:

@@ -7,7 +7,18 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from flujo import Flujo, Migrated, Pipeline, PipelineContext, PipelineRegistry, Step, StepContext, StoredRun, step
+from flujo import (
+    Flujo,
+    Migrated,
+    Pipeline,
+    PipelineContext,
+    PipelineRegistry,
+    Reject,
+    Step,
+    StepContext,
+    StoredRun,
+    step,
+)
 from flujo.errors import IllegalTransition, MigrationRefused, PipelineChanged, PipelineConflict
 from flujo.migration import plan
 from flujo.node import Node
@@ -16,7 +27,7 @@ from flujo.state.base import StateBackend
 from flujo.status import OnChange, Outcome, RunStatus
 from flujo.testing import FakeClock
 
-from tests.engine.making import Crash, Ledger, document_of, head_of, kinds_of, runner_of
+from tests.engine.making import Crash, Ledger, bury_holder, document_of, head_of, kinds_of, runner_of
 from tests.engine.stores import Store
 
 DONE = Ledger()
@@ -283,6 +294,27 @@ async def test_failed_run_is_migrated_by_a_retry(backend: StateBackend) -> None:
     new = after_deploy(work("a") >> work("b") >> work("c"), backend, nothing_but_the_version)
     assert (await new.retry_async("r")).output == "in+a+b+c"
     assert DONE == {"a": 1, "b": 1, "c": 1}
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        pytest.param(work("ship"), id="gate dropped"),
+        pytest.param(Step.human_in_the_loop("again", on_reject=work("undo")) >> work("ship"), id="gate renamed"),
+        pytest.param(Step.human_in_the_loop("approve") >> work("ship"), id="no way on"),
+        pytest.param(work("check") >> Step.human_in_the_loop("approve", on_reject=work("undo")), id="step before"),
+    ],
+)
+async def test_migration_passes_over_no_rejection(backend: StateBackend, new: Pipeline | Node) -> None:
+    old = runner_of(Step.human_in_the_loop("approve", on_reject=work("undo", crash=True)) >> work("ship"), backend)
+    await old.run_async("in", run_id="r")
+    with pytest.raises(Crash):
+        await old.resume_async("r", Reject("no"), actor="ana")
+    await bury_holder(backend, "r")
+
+    with pytest.raises(PipelineChanged, match="approve turned the run away"):
+        await after_deploy(new, backend, nothing_but_the_version).continue_async("r")
+    assert DONE == {"undo": 1}
 
 
 async def test_timer_goes_on_through_a_migration(backend: StateBackend) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flujo import Flujo, Pipeline, Step, step, transitions
+from flujo import Flujo, Pipeline, Reject, Step, step, transitions
 from flujo.batch import Batch, Transition
 from flujo.clock import SystemClock
 from flujo.copying import whole
@@ -22,6 +22,7 @@ from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.backends.sqlite import SQLiteBackend
 from flujo.state.base import StateBackend
 from flujo.status import Outcome, RunStatus, Wait
+from flujo.transitions.moving import leave
 from flujo.verify import verify_run
 
 from tests.engine.making import Crash, Ledger, bury_holder, head_of, hold_elsewhere, kinds_of, order_pipeline, runner_of
@@ -95,6 +96,21 @@ async def test_run_that_moved_away_can_come_back_and_its_old_worker_stays_refuse
     assert "lease.lost" in await kinds_of(here, "r")
     assert (await runner_of(order_pipeline(ledger), here).run_async("lamp", run_id="r")).status is RunStatus.PAUSED
     await verify_run(here, "r")
+
+
+async def test_a_no_that_is_said_while_a_run_is_held_for_a_move_names_its_end() -> None:
+    @step
+    async def undo(order: str) -> str:
+        return f"{order} put back"
+
+    here, there = InMemoryBackend(), InMemoryBackend()
+    pipeline = Pipeline([Step.human_in_the_loop("approve", on_reject=undo)])
+    await runner_of(pipeline, here).run_async("lamp", run_id="r")
+    await here.transact("r", leave("there", actor="ana", now=SystemClock().now(), facts={}))
+    await runner_of(pipeline, here).resume_async("r", Reject("no"), actor="ana")
+    await carry(here, there)
+    done = await runner_of(pipeline, there).run_async("lamp", run_id="r")
+    assert (done.status, done.outcome) == (RunStatus.COMPLETED, Outcome.REJECTED)
 
 
 async def test_leased_run_is_not_moved(built_in: Store, ledger: Ledger) -> None:

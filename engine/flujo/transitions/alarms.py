@@ -12,10 +12,9 @@ from flujo.batch import Batch, Draft, RunView, Transition, required, unchanged
 from flujo.codec import isoformat
 from flujo.deadlines import escalates_at, is_late, next_alarm, reminders_of
 from flujo.errors import DeadlinePassed, HumanTaskExpired
-from flujo.paths import is_top
 from flujo.records import HumanTask
 from flujo.status import AtDeadline, EventKind, Outcome, RunStatus, TaskStatus, Wait
-from flujo.transitions.gates import pass_gate, wake
+from flujo.transitions.gates import pass_gate, turned, wake
 from flujo.transitions.rules import end, fail, next_wake, open_now
 
 _APPLIED = {
@@ -101,8 +100,8 @@ def _expire(draft: Draft, task: HumanTask) -> HumanTask:
     elif task.at_deadline is AtDeadline.REJECT and not task.routes_rejection:
         draft.set(outcome=Outcome.EXPIRED)
         end(draft, RunStatus.CANCELLED, EventKind.RUN_EXPIRED, path=task.path)
-    elif task.at_deadline is not AtDeadline.FAIL and is_top(task.path):
-        draft.set(outcome=Outcome.EXPIRED)
+    elif task.at_deadline is not AtDeadline.FAIL:
+        turned(draft, task, Outcome.EXPIRED)
     if draft.head.active:
         wake(draft, None)
     return after

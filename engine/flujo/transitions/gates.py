@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from flujo.batch import Draft
+from flujo.batch import Draft, RunView
 from flujo.paths import is_top
 from flujo.records import Checkpoint, HumanTask
-from flujo.status import RunStatus, Wait
+from flujo.status import AtDeadline, DecisionOutcome, Outcome, RunStatus, TaskStatus, Wait
 from flujo.transitions.rules import ClaimTerms, take_or_queue
 
 
@@ -29,6 +29,24 @@ def pass_gate(draft: Draft, task: HumanTask, answer: str) -> None:
     )
     if is_top(task.path):  # positions inside constructs never leak into the saved step index
         draft.set(step_index=task.position + 1, step_name=task.next_step)
+
+
+def turned(draft: Draft, task: HumanTask, outcome: Outcome) -> None:
+    """The run goes another way at this gate; one that is parked says so when it goes on."""
+    if is_top(task.path) and draft.has("wait") is not Wait.OPERATOR:
+        draft.set(outcome=outcome)
+
+
+def turned_at(view: RunView, step: str) -> Outcome | None:
+    """How the gate at which the run stands turned it away, if one did: what its end will be called."""
+    task = view.human_task(step)
+    if task is None or view.checkpoint(step) is not None:
+        return None
+    if task.status is TaskStatus.EXPIRED:
+        return Outcome.EXPIRED if task.at_deadline in (AtDeadline.REJECT, AtDeadline.STEPS) else None
+    decision = view.decision(step, task.generation)
+    rejected = decision is not None and decision.outcome is DecisionOutcome.REJECTED
+    return Outcome.REJECTED if rejected else None
 
 
 def wake(draft: Draft, claim: ClaimTerms | None) -> None:

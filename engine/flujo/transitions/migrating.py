@@ -12,6 +12,7 @@ from flujo.errors import Fenced, RunFinished, RunIsLeased
 from flujo.lease import is_held
 from flujo.records import HumanTask, RunHead
 from flujo.status import EventKind, Outcome, RunStatus, WaitStatus
+from flujo.transitions.gates import turned_at
 from flujo.transitions.parking import is_parked
 from flujo.transitions.rules import close_task, lose_attempts
 
@@ -42,7 +43,7 @@ def migrate(plan: MigrationPlan, *, actor: str, now: datetime, facts: dict[str, 
             step_index=plan.step_index,
             step_count=plan.step_count,
             step_name=plan.step_name,
-            **_freed(head),
+            **_freed(view, head),
         )
         _record(draft, plan, facts)
         return draft.batch()
@@ -60,7 +61,7 @@ def _check(head: RunHead, plan: MigrationPlan, now: datetime) -> None:
         raise Fenced(f"Run {head.run_id} changed while its migration was planned. Nothing was written.")
 
 
-def _freed(head: RunHead) -> dict[str, Any]:
+def _freed(view: RunView, head: RunHead) -> dict[str, Any]:
     """What changes of a run that goes on; whoever takes it waits again for what is still open."""
     if head.status is RunStatus.FAILED:
         return {}
@@ -73,7 +74,7 @@ def _freed(head: RunHead) -> dict[str, Any]:
     }
     if is_parked(head):
         freed |= {"error_type": "", "error_message": ""}
-    return freed | ({"outcome": None} if head.outcome is Outcome.NEEDS_ATTENTION else {})
+    return freed | ({"outcome": turned_at(view, head.step_name)} if head.outcome is Outcome.NEEDS_ATTENTION else {})
 
 
 def _record(draft: Draft, plan: MigrationPlan, facts: dict[str, Any]) -> None:

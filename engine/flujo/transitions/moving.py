@@ -11,6 +11,7 @@ from flujo.errors import Fenced, IllegalTransition, RunIsLeased
 from flujo.lease import is_held
 from flujo.records import AuditEvent, RunHead, Tombstone
 from flujo.status import EventKind, Outcome, RunStatus, Wait
+from flujo.transitions.gates import turned_at
 from flujo.transitions.parking import MOVING
 from flujo.transitions.rules import lose_attempts
 
@@ -111,7 +112,8 @@ def arrive(moved: AuditEvent, seq: int, source: str, *, actor: str, now: datetim
             was = _restored(json.loads(moved.body)["data"]["was"])
             draft.set(status=RunStatus.QUEUED)
             if seq != moved.seq and was["wait"] is not Wait.OPERATOR:
-                was |= {"status": RunStatus.QUEUED, "wait": None, "wake_at": None}
+                outcome = turned_at(view, head.step_name) or was["outcome"]
+                was |= {"status": RunStatus.QUEUED, "wait": None, "wake_at": None, "outcome": outcome}
             draft.set(**was)
         draft.event(EventKind.RUN_IMPORTED, source=source, **facts)
         return draft.batch()

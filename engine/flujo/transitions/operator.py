@@ -24,11 +24,10 @@ from flujo.errors import (
     StaleDecision,
 )
 from flujo.lease import is_held
-from flujo.paths import is_top
 from flujo.records import Decision, HumanTask, RunHead, Signal, Tombstone, Vote
 from flujo.status import DecisionOutcome, EventKind, Outcome, RunStatus, TaskStatus, Wait
 from flujo.transitions.alarms import expired, sound
-from flujo.transitions.gates import pass_gate, wake
+from flujo.transitions.gates import pass_gate, turned, wake
 from flujo.transitions.rules import ClaimTerms, end, lose_attempts, take_or_queue
 from flujo.transitions.votes import Counts, cast, check_four_eyes, everyone, repeated
 
@@ -97,7 +96,7 @@ def decide(
         if answer.outcome is DecisionOutcome.APPROVED:
             pass_gate(draft, task, answer.data)
         elif task.routes_rejection:
-            draft.set(outcome=Outcome.REJECTED if is_top(task.path) else head.outcome)
+            turned(draft, task, Outcome.REJECTED)
         else:
             _end_rejected(draft, task)
             return draft.batch(result=decision)

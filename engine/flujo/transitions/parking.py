@@ -10,6 +10,7 @@ from flujo.errors import IllegalTransition
 from flujo.lease import is_held
 from flujo.records import RunHead
 from flujo.status import EventKind, Outcome, RunStatus, Wait
+from flujo.transitions.gates import turned_at
 from flujo.transitions.rules import end, lose_attempts
 
 MOVING = "RunMoving"
@@ -73,7 +74,8 @@ def unpark(*, actor: str, reason: str, now: datetime, facts: dict[str, Any]) -> 
         if head.error_type == MOVING:
             raise IllegalTransition(f"Run {head.run_id} is being moved here. Repeat the move to finish it.")
         draft = Draft(view, now, actor=actor)
-        draft.set(status=RunStatus.QUEUED, wait=None, outcome=None, error_type="", error_message="")
+        outcome = turned_at(view, head.step_name)
+        draft.set(status=RunStatus.QUEUED, wait=None, outcome=outcome, error_type="", error_message="")
         draft.event(EventKind.RUN_UNPARKED, reason=reason, **facts)
         return draft.batch()
 
