@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Unpack
 
 from flujo import lineage, transitions, watch, work
 from flujo.admission import run_id_for
@@ -19,6 +19,7 @@ from flujo.handle import RunHandle
 from flujo.hold import Progress
 from flujo.human import HumanStep
 from flujo.lease import DEFAULT_LEASE
+from flujo.options import ActOptions, AnswerOptions, ForkOptions, RerunOptions, SignalOptions, StartOptions
 from flujo.registry import PipelineRegistry
 from flujo.result import PipelineResult, result_of
 from flujo.scope import Scope
@@ -32,8 +33,15 @@ from flujo.taking_up import stays
 class Flujo:
     """Runs one registered pipeline on one backend.
 
+    Each call has two forms: `run_async` and its kin are awaited, `run` and its kin block and are refused inside a
+    running event loop (`RunningLoop`). They work in the process that calls them, until the run pauses or ends. Those
+    that are about a stored run raise `RunNotFound` for an id that is unknown or of another pipeline, and `RunDeleted`;
+    all of them `PipelineNotFound`, and `PipelineChanged` where the code of an unfinished run is not registered.
+
     `pipeline_version` None or "latest" means the newest when a run starts; a stored run goes on under its own version.
-    `lease` is how long a silent worker keeps a run before another process may take it over.
+    `state_backend` is a store in memory unless given, `context_model` what the pipeline was registered with. `lease` is
+    how long a silent worker keeps a run before another process may take it over. Raises `BackendCannot` when a step
+    needs what the backend has not.
     """
 
     def __init__(
@@ -58,7 +66,7 @@ class Flujo:
 
     # Start
 
-    def run(self, value: Any = None, **options: Any) -> PipelineResult:
+    def run(self, value: Any = None, **options: Unpack[StartOptions]) -> PipelineResult:
         """Block until the run pauses or ends; the options are those of `run_async`."""
         return wait_for(self._awaited(self.run_async(value, **options)), twin="run_async(...)")
 
@@ -74,13 +82,15 @@ class Flujo:
         tags: Sequence[str] = (),
         idempotency_key: str | None = None,
         priority: int | None = None,
-        on_change: OnChange | None = None,
+        on_change: OnChange | str | None = None,
     ) -> RunHandle:
         """Start a run on `value`, or go on with the one that has this `run_id`, until it pauses or ends.
 
         With an `idempotency_key`, every start of the pipeline with the same one means the same run, whatever version
         began it; on another input it raises `IdempotencyConflict`. Of the runs that wait for a worker, those of higher
-        `priority` (-1000 to 1000; the pipeline's own unless given) go first.
+        `priority` (-1000 to 1000; the pipeline's own unless given) go first. `on_change` ("refuse", "pin" or "migrate";
+        the pipeline's own unless given) says what happens to it where its code is not registered. `requester` is who
+        asked for the run: under four eyes they may not decide on it.
 
         What an existing id does depends on its status: unfinished after a crash, it resumes from its last checkpoint;
         paused or completed, its stored result comes back and nothing runs. The delay before a retry is no pause: it is
@@ -104,7 +114,7 @@ class Flujo:
 
     # Start from another run
 
-    def rerun(self, run_id: str, **options: Any) -> PipelineResult:
+    def rerun(self, run_id: str, **options: Unpack[RerunOptions]) -> PipelineResult:
         """Block until the new run pauses or ends; the options are those of `rerun_async`."""
         return wait_for(self.rerun_async(run_id, **options), twin="rerun_async(...)")
 
@@ -128,7 +138,7 @@ class Flujo:
         new = lineage.rerun_of(entry, document, new_run_id or self.clock.new_id(), actor=actor, reason=reason)
         return await work.begin(self._scope, entry, new, actor=actor)
 
-    def fork(self, run_id: str, **options: Any) -> PipelineResult:
+    def fork(self, run_id: str, **options: Unpack[ForkOptions]) -> PipelineResult:
         """Block until the new run pauses or ends; the options are those of `fork_async`."""
         return wait_for(self.fork_async(run_id, **options), twin="fork_async(...)")
 
@@ -183,7 +193,9 @@ class Flujo:
 
     # Answer
 
-    def resume(self, paused: PipelineResult | str, human_input: Any, **options: Any) -> PipelineResult:
+    def resume(
+        self, paused: PipelineResult | str, human_input: Any, **options: Unpack[AnswerOptions]
+    ) -> PipelineResult:
         """Block until the answered run pauses again or ends; the options are those of `resume_async`."""
         return wait_for(self.resume_async(paused, human_input, **options), twin="resume_async(...)")
 
@@ -229,7 +241,7 @@ class Flujo:
 
     # Signal
 
-    def signal(self, run_id: str, name: str, data: Any = None, **options: Any) -> PipelineResult:
+    def signal(self, run_id: str, name: str, data: Any = None, **options: Unpack[SignalOptions]) -> PipelineResult:
         """Block until the signalled run waits again or ends; the options are those of `signal_async`."""
         return wait_for(self.signal_async(run_id, name, data, **options), twin="signal_async(...)")
 
@@ -261,7 +273,7 @@ class Flujo:
 
     # Retry and cancel
 
-    def retry(self, run_id: str, **options: Any) -> PipelineResult:
+    def retry(self, run_id: str, **options: Unpack[ActOptions]) -> PipelineResult:
         """Block until the retried run pauses or ends; the options are those of `retry_async`."""
         return wait_for(self.retry_async(run_id, **options), twin="retry_async(...)")
 
@@ -274,7 +286,7 @@ class Flujo:
         retried = await self.backend.transact(run_id, again)
         return await work.take_up(self._scope, entry, retried.kept, document.followed_by(retried))
 
-    def cancel(self, run_id: str, **options: Any) -> PipelineResult:
+    def cancel(self, run_id: str, **options: Unpack[ActOptions]) -> PipelineResult:
         """Cancel a run; the options are those of `cancel_async`."""
         return wait_for(self.cancel_async(run_id, **options), twin="cancel_async(...)")
 
@@ -293,7 +305,7 @@ class Flujo:
             return await work.settled(self._scope, entry, asked_of)
         return result_of(entry, await self._scope.load(run_id))
 
-    def unpark(self, run_id: str, **options: Any) -> PipelineResult:
+    def unpark(self, run_id: str, **options: Unpack[ActOptions]) -> PipelineResult:
         """Block until the un-parked run pauses or ends; the options are those of `unpark_async`."""
         return wait_for(self.unpark_async(run_id, **options), twin="unpark_async(...)")
 

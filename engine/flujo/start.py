@@ -9,7 +9,7 @@ from flujo import canonical
 from flujo.admission import checked_priority
 from flujo.context import fields_of, initial
 from flujo.description import checked
-from flujo.errors import BackendCannot
+from flujo.errors import BackendCannot, InvalidInput
 from flujo.redaction import Secrets
 from flujo.registry import RegisteredPipeline
 from flujo.state.base import StateBackend
@@ -29,7 +29,7 @@ def new_run(
     tags: Sequence[str] = (),
     idempotency_key: str = "",
     priority: int | None = None,
-    on_change: OnChange | None = None,
+    on_change: OnChange | str | None = None,
     parent: tuple[str, str] = ("", ""),
     secret_keys: Collection[str] = (),
 ) -> NewRun:
@@ -58,12 +58,19 @@ def new_run(
         tags=tuple(tags),
         idempotency_key=idempotency_key,
         priority=entry.priority if priority is None else checked_priority(priority),
-        on_change=None if on_change is None else OnChange(on_change),
+        on_change=_policy(on_change),
         concurrency_key=entry.key_for(encoded),
         parent_run_id=parent[0],
         parent_path=parent[1],
         secrets=(entry.secrets | Secrets(frozenset(secret_keys))).to_text(),
     )
+
+
+def _policy(word: OnChange | str | None) -> OnChange | None:
+    try:
+        return None if word is None else OnChange(word)
+    except ValueError as error:
+        raise InvalidInput(f"on_change is {', '.join(OnChange)}, not {word!r}.", errors=[]) from error
 
 
 def check_capable(backend: StateBackend, entry: RegisteredPipeline) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from flujo import PipelineRegistry, StepContext, step
@@ -272,6 +273,20 @@ async def test_invalid_input_starts_nothing(backend: StateBackend, ledger: Ledge
     assert refused.value.details["errors"][0]["type"] == "string_type"
     assert await backend.load_state("r") is None
     assert not ledger
+
+
+async def test_unknown_policy_starts_nothing(backend: StateBackend, ledger: Ledger) -> None:
+    with pytest.raises(InvalidInput, match="refuse, pin, migrate"):
+        await runner_of(order_pipeline(ledger), backend).run_async("lamp", run_id="r", on_change="hope")
+    assert await backend.load("r") is None
+
+
+@pytest.mark.parametrize("name", ["run", "rerun", "fork", "resume", "signal", "retry", "cancel", "unpark"])
+def test_blocking_call_takes_the_options_of_its_twin(name: str) -> None:
+    (options,) = get_args(get_type_hints(getattr(Flujo, name))["options"])
+    twin = inspect.signature(getattr(Flujo, f"{name}_async")).parameters.values()
+    hints = get_type_hints(getattr(Flujo, f"{name}_async"))
+    assert get_type_hints(options) == {each.name: hints[each.name] for each in twin if each.kind is each.KEYWORD_ONLY}
 
 
 async def test_saved_index_is_the_next_step(backend: StateBackend) -> None:
