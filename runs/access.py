@@ -92,14 +92,6 @@ def is_candidate(user: User, names: list[str]) -> bool:
     return bool(groups) and user.groups.filter(name__in=groups).exists()  # type: ignore[union-attr]  # stubs: base user
 
 
-def get_run_or_404(user: User, run_id: str) -> Run:
-    """The run if `user` may see it; the same 404 whether it is absent or hidden."""
-    run = visible_to(user).filter(pk=run_id).first()
-    if run is None:
-        raise Http404("No such run.")
-    return run
-
-
 def get_task_or_404(user: User, task_id: int) -> HumanTask:
     """The human task if `user` may see its run; the same 404 whether it is absent or hidden."""
     task = visible_tasks(user).filter(pk=task_id).first()

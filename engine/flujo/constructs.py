@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from flujo import canonical
 from flujo.errors import PipelineDefinitionError
 from flujo.node import Node, no_coroutine
 from flujo.paths import POSITION_ROOM, name_in
@@ -145,10 +144,6 @@ class Loop(Construct):
         no_coroutine(until, f"{name!r}: until")
         self.until = until
         self.max_iterations = _bound(name, max_iterations) or 1
-
-    def is_over(self, output: str) -> bool:
-        """Whether the loop ends with this output of its body, canonical JSON."""
-        return bool(self.until(canonical.decode(output, self.output)))
 
     def parts(self) -> Iterable[tuple[str, Node]]:
         return [(node.name, node) for node in self.body.nodes]

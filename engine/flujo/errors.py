@@ -269,12 +269,6 @@ class AuditChainBroken(FlujoError):
 # Steps
 
 
-class StepFailed(FlujoError):
-    """A step failed and its retries are used up."""
-
-    code = "step_failed"
-
-
 class StepInputError(FlujoError):
     """A step cannot take what the step before it gave. Correct one of the two annotations."""
 

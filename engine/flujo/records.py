@@ -378,3 +378,21 @@ class Tombstone(Record):
     deleted_at: datetime
     actor: str
     reason: str
+
+    @classmethod
+    def of(cls, head: RunHead, *, now: datetime, actor: str, reason: str) -> Tombstone:
+        """That of a run whose head is deleted now."""
+        return cls(
+            run_id=head.run_id,
+            pipeline=head.pipeline,
+            version=head.version,
+            status=head.status,
+            title=head.title,
+            seq=head.seq,
+            chain=head.chain,
+            fence=head.fence,
+            generation=head.generation,
+            deleted_at=now,
+            actor=actor,
+            reason=reason,
+        )

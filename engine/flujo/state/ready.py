@@ -1,4 +1,4 @@
-"""Which runs a worker could take now, as the SQL backends ask it: highest priority first, then oldest."""
+"""Which runs a worker could take now: highest priority first, then oldest."""
 
 from __future__ import annotations
 
@@ -56,6 +56,20 @@ def is_ready(head: RunHead, now: datetime) -> bool:
         or head.status is RunStatus.QUEUED
         or (head.status is RunStatus.RUNNING and is_held(head, now) is None)
     )
+
+
+def first_ready(
+    heads: Iterable[RunHead],
+    now: datetime,
+    limit: int,
+    *,
+    fingerprints: Iterable[str] | None,
+    full_keys: Collection[str],
+) -> list[RunHead]:
+    """The same of runs that are all in memory."""
+    known = None if fingerprints is None else set(fingerprints)
+    mine = (head for head in heads if known is None or head.fingerprint in known)
+    return in_order(head for head in mine if head.concurrency_key not in full_keys and is_ready(head, now))[:limit]
 
 
 def in_order(heads: Iterable[RunHead]) -> list[RunHead]:

@@ -74,20 +74,7 @@ def depart(to: str, seq: int, *, actor: str, now: datetime) -> Transition:
         head = required(view)
         if head.seq != seq or (head.active and not is_moving(head)):
             raise Fenced(f"Run {head.run_id} changed while it was moved. Nothing was deleted: repeat the move.")
-        tombstone = Tombstone(
-            run_id=head.run_id,
-            pipeline=head.pipeline,
-            version=head.version,
-            status=head.status,
-            title=head.title,
-            seq=head.seq,
-            chain=head.chain,
-            fence=head.fence,
-            generation=head.generation,
-            deleted_at=now,
-            actor=actor,
-            reason=f"moved to {to}",
-        )
+        tombstone = Tombstone.of(head, now=now, actor=actor, reason=f"moved to {to}")
         batch = Batch(view.run_id, head, None, moves=True)
         (batch.inserts if view.tombstone is None else batch.updates).append(tombstone)
         return batch

@@ -298,22 +298,7 @@ def purge(
         )
         after = draft.head
         write = draft.insert if view.tombstone is None else draft.update
-        write(
-            Tombstone(
-                run_id=after.run_id,
-                pipeline=after.pipeline,
-                version=after.version,
-                status=after.status,
-                title=after.title,
-                seq=after.seq,
-                chain=after.chain,
-                fence=after.fence,
-                generation=after.generation,
-                deleted_at=now,
-                actor=actor,
-                reason=reason,
-            )
-        )
+        write(Tombstone.of(after, now=now, actor=actor, reason=reason))
         batch = draft.batch()
         batch.head = None
         return batch

@@ -22,7 +22,7 @@ from flujo.records import RunHead
 from flujo.state.backends.file_places import Places
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
 from flujo.state.folders import make_folder, sync_folder
-from flujo.state.ready import in_order, is_ready
+from flujo.state.ready import first_ready
 from flujo.state.workflow_state import document_of, state_of
 from flujo.threads import in_thread
 from flujo.transitions import purge
@@ -155,10 +155,8 @@ class FileBackend(StateBackend):
         fingerprints: Iterable[str] | None = None,
         full_keys: Collection[str] = (),
     ) -> list[RunHead]:
-        known = None if fingerprints is None else set(fingerprints)
-        ready = [head for head in await self.heads(limit=2**31) if is_ready(head, now)]
-        mine = [head for head in ready if known is None or head.fingerprint in known]
-        return in_order(head for head in mine if head.concurrency_key not in full_keys)[:limit]
+        heads = await self.heads(limit=2**31)
+        return first_ready(heads, now, limit, fingerprints=fingerprints, full_keys=full_keys)
 
     # Files
 
