@@ -36,3 +36,8 @@ def ago_words(seconds: float) -> str:
     size, unit = next((size, unit) for size, unit in UNITS if distance >= size)
     words = f"{int(distance // size)} {unit}"
     return f"{words} ago" if seconds > 0 else f"in {words}"
+
+
+def for_words(seconds: float) -> str:
+    """How long something lasts already: `for a moment`, `for 5 min`, `for 2 h`, `for 3 d`."""
+    return "for a moment" if seconds < 10 else f"for {ago_words(seconds).removesuffix(' ago')}"

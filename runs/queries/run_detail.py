@@ -10,7 +10,7 @@ from typing import Any
 
 import flujo
 from flujo.lease import parse_holder
-from flujo.status import EventKind, RunStatus, TaskStatus, Wait
+from flujo.status import EventKind, Outcome, RunStatus, TaskStatus, Wait
 
 from runs import access
 from runs.display import run_badge
@@ -25,6 +25,7 @@ from runs.secrets import secrets_of
 MAX_QUESTIONS = 10
 MAX_MADE = 10
 _WHY = [EventKind.RUN_CANCELLED, EventKind.RUN_CANCEL_REQUESTED, EventKind.RUN_REJECTED]
+_WHY_REJECTED = [EventKind.DECISION_RECORDED]  # the last one: a rejection is the end of its run
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,8 @@ def shape_of(run: Run) -> list[dict[str, Any]]:
 def _resume(user: access.User, run: Run, shape: list[dict[str, Any]], *, stalled: bool) -> ResumeCard:
     names = [node["name"] for node in shape]
     tasks = HumanTask.objects.filter(run=run, status=TaskStatus.OPEN).defer("evidence", "schema")[:MAX_QUESTIONS]
-    ended = AuditEvent.objects.filter(run_id=run.pk, kind__in=_WHY).order_by("seq").values_list("actor", "at", "body")
+    why = _WHY_REJECTED if run.outcome == Outcome.REJECTED else _WHY
+    ended = AuditEvent.objects.filter(run_id=run.pk, kind__in=why).order_by("seq").values_list("actor", "at", "body")
     actor, at, body = _first_with_a_person(list(ended))
     return ResumeCard(
         template=f"run/resume/{_template(run, stalled=stalled)}.html",

@@ -83,10 +83,10 @@ def _actions(user: access.User, run: Run) -> list[Action]:
         actions.append(Action("Retry", "arrow-path", "runs:run_retry", why_not=why_not))
     if is_parked(run):
         actions.append(Action("Un-park", "play-circle", "runs:run_unpark", why_not=no_unpark(user, run)))
-    if run.status in ACTIVE:
-        actions.append(Action("Cancel run", "x-mark", "runs:run_cancel", danger=True, why_not=_no_cancel(user, run)))
     actions.append(Action("Rerun", "arrow-uturn-left", "runs:run_rerun", quiet=True, why_not=no_rerun(user, run)))
     actions.append(Action("Fork", "share", "runs:run_fork", quiet=True, why_not=no_fork(user, run)))
+    if run.status in ACTIVE:
+        actions.append(Action("Cancel run", "x-mark", "runs:run_cancel", danger=True, why_not=_no_cancel(user, run)))
     return actions
 
 
@@ -122,7 +122,7 @@ def no_unpark(user: access.User, run: Run) -> str:
     if not access.may(user, "retry", run.pipeline):
         return not_granted("retry", run)
     if not _known(run):
-        return f"First deploy {run.pipeline} {run.version} with the fingerprint {run.fingerprint[:12]}."
+        return f"To un-park it, first deploy {run.pipeline} {run.version} with the fingerprint {run.fingerprint[:12]}."
     return ""
 
 

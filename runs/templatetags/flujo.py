@@ -14,7 +14,7 @@ from heroicons.templatetags.heroicons import heroicon_mini
 
 from runs import display
 from runs import json_tree as json_trees
-from runs.words import ago_words, due_words, duration_words
+from runs.words import ago_words, due_words, duration_words, for_words
 
 register = template.Library()
 
@@ -56,6 +56,17 @@ def ago(when: datetime | None) -> SafeString | str:
         when.isoformat(),
         timezone.localtime(when).strftime("%a %d %b %Y, %H:%M:%S %Z"),
         ago_words((timezone.now() - when).total_seconds()),
+    )
+
+
+@register.simple_tag
+def lasting(since: datetime) -> SafeString:
+    """How long it has lasted since a moment, with that moment in the title; a script keeps the words true."""
+    return format_html(
+        '<time class="ago" datetime="{}" title="since {}" data-for>{}</time>',
+        since.isoformat(),
+        timezone.localtime(since).strftime("%a %d %b %Y, %H:%M:%S %Z"),
+        for_words((timezone.now() - since).total_seconds()),
     )
 
 

@@ -9,6 +9,10 @@ function words(seconds) {
   return seconds > 0 ? `${text} ago` : `in ${text}`;
 }
 
+function forWords(seconds) {
+  return seconds < 10 ? "for a moment" : `for ${words(seconds).replace(/ ago$/, "")}`;
+}
+
 function dueWords(seconds) {
   const distance = Math.floor(Math.abs(seconds) / 60) * 60;
   let text = "less than a minute";
@@ -25,6 +29,10 @@ function dueWords(seconds) {
 function refresh() {
   for (const time of document.querySelectorAll("time[data-due]")) {
     const text = dueWords((Date.parse(time.dateTime) - Date.now()) / 1000);
+    if (time.textContent !== text) time.textContent = text;
+  }
+  for (const time of document.querySelectorAll("time[data-for]")) {
+    const text = forWords((Date.now() - Date.parse(time.dateTime)) / 1000);
     if (time.textContent !== text) time.textContent = text;
   }
   for (const time of document.querySelectorAll("time[data-ago]")) {

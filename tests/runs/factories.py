@@ -356,6 +356,7 @@ def rejected_run(run_id: str = "", **fields: Any) -> Run:
     stored = run(run_id, status=RunStatus.CANCELLED, at=2, outcome=Outcome.REJECTED, **fields)
     _save(stored, STEPS[:2])
     decision(human_task(stored), outcome=DecisionOutcome.REJECTED, data=None, reason="Too expensive.")
+    audit_event(stored, EventKind.DECISION_RECORDED, path="approve", actor="ana", data={"reason": "Too expensive."})
     audit_event(stored, EventKind.RUN_REJECTED, actor="ana")
     return stored
 

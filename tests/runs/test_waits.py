@@ -104,7 +104,7 @@ def test_run_that_waits_for_a_person_and_a_signal_says_both(client: Client) -> N
     factories.human_task(run, path="both/ask", name="ask", candidates=["ben"])
     factories.run_wait(run, "both/paid", kind=Wait.SIGNAL)
     page = words_of(client, "/runs/r1/")
-    assert re.search(r"Waiting for B ben since .* Also waiting for the signal paid\.", page)
+    assert re.search(r"Waiting for B ben for .* Also waiting for the signal paid\.", page)
     assert re.search(r"B ben and 1 more", words_of(client, "/runs/"))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runs.words import UNITS, ago_words, due_words, duration_words
+from runs.words import UNITS, ago_words, due_words, duration_words, for_words
 
 AGO = Path(__file__).resolve().parents[2] / "static/js/ago.js"
 
@@ -30,6 +30,11 @@ def test_a_length_of_time_is_said_in_the_two_units_that_matter(seconds: float, w
 )
 def test_a_moment_is_said_by_its_distance(seconds: float, words: str) -> None:
     assert ago_words(seconds) == words
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(3, "for a moment"), (59, "for 59 s"), (7300, "for 2 h")])
+def test_a_wait_is_said_by_how_long_it_lasts(seconds: float, words: str) -> None:
+    assert for_words(seconds) == words
 
 
 def test_the_browser_counts_in_the_same_units() -> None:
