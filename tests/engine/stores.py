@@ -111,7 +111,8 @@ BUILT_IN = [
     "memory",
     "file",
     "sqlite",
-    pytest.param("django", marks=pytest.mark.django_db(transaction=True)),
+    # Emptying all tables after each test takes longer than most tests: the fast tier does without it.
+    pytest.param("django", marks=[pytest.mark.slow, pytest.mark.django_db(transaction=True)]),
     pytest.param(
         "postgres", marks=[pytest.mark.services, pytest.mark.django_db(transaction=True, databases=["postgres"])]
     ),

@@ -11,6 +11,8 @@ import pytest
 
 from tests.engine.making import ROOT, python
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = ROOT / "tests" / "engine" / "deployed.py"
 
 

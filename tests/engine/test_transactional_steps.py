@@ -348,6 +348,7 @@ async def in_thread(orm: DjangoBackend, rows: Rows) -> int:
     return await asyncio.to_thread(count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "address", ["", pytest.param("postgres_url", marks=pytest.mark.services)], ids=["sqlite", "postgres"]
 )

@@ -88,6 +88,7 @@ def test_guards_stand_after_all_migrations_and_after_a_flush() -> None:
     assert not AuditEvent.objects.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 def test_guards_migration_is_reversible() -> None:
     call_command("migrate", "flujo_runs", "0001", verbosity=0)

@@ -52,6 +52,7 @@ def client(client: Client) -> Client:
     return client
 
 
+@pytest.mark.slow
 def test_no_address_is_an_error_of_the_server(task: HumanTask) -> None:
     client = Client(raise_request_exception=False)
     client.force_login(factories.user("root", superuser=True))
