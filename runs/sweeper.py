@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import partial
 from threading import Event, Thread
 
 from django.db import connections
@@ -13,7 +15,7 @@ from flujo.kin import settle
 
 from runs.dispatch import hint
 from runs.notices import deliver
-from runs.services.alarms import ring
+from runs.services.alarms import due_runs, ring
 from runs.services.due import start_due
 from runs.state_backend import DjangoBackend
 
@@ -58,16 +60,27 @@ class Sweeper:
         connections.close_all()
 
     def sweep(self) -> None:
-        """Look once."""
-        now = self._clock.now()
-        ring(now)
-        start_due(now)
-        asyncio.run(self._settle(now))
+        """Look once. One run that cannot be seen to keeps no other one waiting: the errors are raised at the end."""
+        now, errors = self._clock.now(), []
+        for work in self._works(now):
+            try:
+                work()
+            except Exception as error:  # the seam of the sweeper: a damaged row is its own run's trouble
+                errors.append(error)
+        if errors:
+            raise ExceptionGroup("Not all that is due could be seen to", errors)
+
+    def _works(self, now: datetime) -> Iterator[Callable[[], object]]:
+        yield from (partial(ring, run_id, now) for run_id in due_runs(now))
+        yield partial(start_due, now)
+        yield from (partial(self._settle, run_id, now) for run_id in asyncio.run(self._backend.untold(LIMIT)))
+        yield partial(self._hint, now)
+        yield partial(deliver, now)
+
+    def _settle(self, run_id: str, now: datetime) -> None:
+        """Tell the parent of a child's end, or the child of its parent's, where nobody has."""
+        asyncio.run(settle(self._backend, run_id, now))
+
+    def _hint(self, now: datetime) -> None:
         for head in asyncio.run(self._backend.ready(now, LIMIT)):
             hint(head.run_id)
-        deliver(now)
-
-    async def _settle(self, now: datetime) -> None:
-        """Tell parents of the ends of their children, and children of their parents', where nobody has."""
-        for run_id in await self._backend.untold(LIMIT):
-            await settle(self._backend, run_id, now)

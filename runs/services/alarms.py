@@ -14,9 +14,13 @@ from runs.state_backend import DjangoBackend
 LIMIT = 100
 
 
-def ring(now: datetime) -> None:
-    """Record every deadline, escalation and reminder of waiting runs that is due, and hint at the runs that go on."""
+def due_runs(now: datetime) -> list[str]:
+    """The waiting runs at whose human tasks a deadline, an escalation or a reminder is due."""
     due = Run.objects.filter(status=RunStatus.PAUSED, wake_at__lte=now, human_tasks__status=TaskStatus.OPEN)
-    for run_id in due.order_by("wake_at").values_list("run_id", flat=True).distinct()[:LIMIT]:
-        if DjangoBackend().transact_now(run_id, transitions.ring(now=now)).writes:
-            dispatch.hint(run_id)
+    return list(due.order_by("wake_at").values_list("run_id", flat=True).distinct()[:LIMIT])
+
+
+def ring(run_id: str, now: datetime) -> None:
+    """Record what is due at the human tasks of a run, and hint at it."""
+    if DjangoBackend().transact_now(run_id, transitions.ring(now=now)).writes:
+        dispatch.hint(run_id)

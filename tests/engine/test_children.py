@@ -282,6 +282,20 @@ async def test_parent_whose_childs_worker_died_before_it_told_is_found_and_woken
     assert (await kinds_of(built_in.backend, "p")).count("child.ended") == 1
 
 
+async def test_no_signal_passes_for_the_end_of_a_child(built_in: Store) -> None:
+    runner = flujo(
+        built_in.backend, parent=Step.parallel("p", {"go": Step.wait_for_signal("go"), "bill": CHILD}), child=add_one
+    )
+    await queue_parent(runner)
+    await work(runner, "parent", "p")
+    child_id = await child_of(runner, path="p/bill")
+    with pytest.raises(InvalidInput, match="does not begin with"):
+        await runner.signal_async("p", "go", 1, message_id=f"child {child_id}")
+    await work(runner, "child", child_id)
+    assert (await kinds_of(built_in.backend, "p")).count("child.ended") == 1
+    assert (await head_of(built_in.backend, "p")).status is RunStatus.QUEUED
+
+
 class Between(FaultyBackend):
     """A backend that lets `other` happen once, before the first write to a run that `matches` names."""
 

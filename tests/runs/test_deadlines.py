@@ -201,3 +201,20 @@ def test_answer_in_the_last_second_counts_and_the_deadline_is_over(
     clock.advance(DAY.total_seconds())
     sweep()
     assert facts(run) == ["raised"]
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_damaged_request_keeps_the_sweeper_from_no_other(
+    ask: Callable[..., Run], sweep: Callable[[], None], clock: FakeClock, ana: User
+) -> None:
+    damaged = ask()
+    sound = start_service.start(actor=ana, pipeline="asked", version=None, data="vase", origin=Origin("cli"))
+    HumanTask.objects.filter(pk=paused(damaged).pk).update(reminders="{")
+    Run.objects.filter(pk=damaged.pk).update(wake_at=clock.now())  # it comes first
+    paused(sound)
+    clock.advance(31 * DAY.total_seconds())
+    with pytest.raises(ExceptionGroup) as told:
+        sweep()
+    assert len(told.value.exceptions) == 1
+    assert Run.objects.get(pk=sound.pk).status == RunStatus.FAILED
+    assert Run.objects.get(pk=damaged.pk).status == RunStatus.PAUSED

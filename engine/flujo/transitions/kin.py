@@ -9,14 +9,14 @@ from flujo.batch import Batch, Draft, RunView, Transition, unchanged
 from flujo.records import Signal
 from flujo.status import EventKind, Wait
 from flujo.transitions.gates import wake
-from flujo.transitions.operator import cancel
+from flujo.transitions.operator import CHILD_MESSAGE, cancel
 
 NO_LONGER_AWAITED = "its parent run no longer waits for it"
 
 
 def message_of(child_id: str) -> str:
     """The id of the one message that tells a parent how its child ended."""
-    return f"child {child_id}"
+    return f"{CHILD_MESSAGE}{child_id}"
 
 
 def child_ended(child_id: str, ending: str, *, now: datetime) -> Transition:

@@ -18,6 +18,7 @@ from flujo.errors import (
     HumanTaskClosed,
     HumanTaskNotFound,
     IllegalTransition,
+    InvalidInput,
     RunActive,
     RunCancelled,
     RunFinished,
@@ -30,6 +31,9 @@ from flujo.transitions.alarms import expired, sound
 from flujo.transitions.gates import pass_gate, turned, wake
 from flujo.transitions.rules import ClaimTerms, end, lose_attempts, take_or_queue
 from flujo.transitions.votes import Counts, cast, check_four_eyes, everyone, repeated
+
+CHILD_MESSAGE = "child "
+"""How the ids of the messages begin by which runs hear of the end of their children."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +194,10 @@ def receive(
     """Store a signal and wake a run that waits for it; `data` is canonical JSON.
 
     The same `message_id` again changes nothing: the result is False. A signal may come before its wait. Raises
-    `RunFinished`.
+    `RunFinished`, and `InvalidInput` for an id by which the engine tells of the end of a child.
     """
+    if message_id.startswith(CHILD_MESSAGE):
+        raise InvalidInput(f"A message id does not begin with {CHILD_MESSAGE!r}: the ends of child runs have such ids.")
 
     def transition(view: RunView) -> Batch:
         head = required(view)
