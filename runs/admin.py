@@ -39,6 +39,7 @@ from runs.models import (
     Upload,
     Vote,
 )
+from runs.queries.audit import facts_for, facts_of
 from runs.secrets import secrets_of
 from runs.services.origin import origin_of
 from runs.services.site_audit import acting
@@ -247,6 +248,14 @@ class AuditEventAdmin(ReadOnlyAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return access.visible_events(request.user).order_by("-pk")
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        """All columns; an edit of a context is told only to those who may see what runs carry."""
+        hides = obj is not None and facts_for(request.user, [obj]) != [facts_of(obj)]
+        names = [field.name for field in self.opts.fields]
+        return [hidden(name) if hides and name == "body" else name for name in names]
+
+    get_readonly_fields: Any = get_fields
 
 
 @admin.register(SiteEvent)

@@ -13,6 +13,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import ProtectedError
 from django.test import Client
 from django.urls import reverse
+from flujo.status import EventKind
 
 from runs.models import Attempt, AuditEvent, Checkpoint, PipelineGrant, Run, RunInput, SiteEvent
 from runs.services.site_audit import record
@@ -105,6 +106,15 @@ def test_rows_of_other_pipelines_are_neither_listed_nor_opened(sign_in: SignIn, 
         row = model._default_manager.first()
         assert row is not None
         assert client.get(address(model, "change", row.pk)).status_code == 302
+
+
+def test_edits_of_a_fork_are_shown_only_to_those_who_may_see_values(sign_in: SignIn, run: Run) -> None:
+    edits = [{"pointer": "/discount", "before": 30, "after": "hostile"}]
+    event = factories.audit_event(run, EventKind.RUN_FORKED, data={"run": "r0", "edits": edits})
+    for name, verbs, shown in (("vic", ["view"], False), ("eva", ["view", "view_context"], True)):
+        page = staff(sign_in, name, can=verbs).get(address(AuditEvent, "change", event.pk))
+        assert page.status_code == 200
+        assert (b"hostile" in page.content) is shown
 
 
 def test_site_events_are_for_people_with_the_permission(sign_in: SignIn, run: Run) -> None:
