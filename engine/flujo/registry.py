@@ -60,10 +60,12 @@ class RegisteredPipeline:
 
     @property
     def fingerprint(self) -> str:
+        """The digest of its shape: names, kinds and order of its steps."""
         return self.pipeline.fingerprint
 
     @property
     def input_type(self) -> Any:
+        """The annotation of the first step's input: `Any` without one, None when it takes none."""
         return self.pipeline.input_type
 
     def input_schema(self) -> dict[str, Any] | None:
@@ -129,8 +131,9 @@ class PipelineRegistry:
         concurrency_key: Callable[[Any], str] | None = None,
         secret_keys: Collection[str] = (),
     ) -> RegisteredPipeline:
-        """Register a pipeline, or a bare step as a pipeline of one.
+        """Register a pipeline, or a bare step as a pipeline of one, under a name and a semantic version.
 
+        `context_model` is that of its steps unless given; `description` is what the console shows.
         `priority`, from -1000 to 1000, is that of its runs where a start gives none: workers take higher ones first.
         `on_change` of the newest version says what happens to unfinished runs whose own code is not registered:
         "refuse" parks them for an operator, "pin" leaves them to a process that has their version, "migrate" moves them
@@ -140,7 +143,8 @@ class PipelineRegistry:
         Values under one of the `secret_keys`, at any depth, are hidden wherever values are shown, like those whose
         annotations say so.
 
-        Raises `PipelineConflict` when the name and version are taken by a pipeline of another shape.
+        Raises `PipelineConflict` when the name and version are taken by a pipeline of another shape, and
+        `PipelineDefinitionError` for a name, a version, a bound or a policy that is none.
         """
         if not _NAME.fullmatch(name):
             raise PipelineDefinitionError(f"{name!r} is no pipeline name: use letters, digits, dots and dashes.")
