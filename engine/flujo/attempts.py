@@ -14,7 +14,7 @@ from flujo import canonical, transitions
 from flujo.batch import Transition
 from flujo.branches import Stopped, Suspended
 from flujo.context import Fields, PipelineContext, changes, fields_of, restore
-from flujo.errors import CorruptState, FlujoError, StepInputError, StepTimeout
+from flujo.errors import CorruptState, FlujoError, StepInputError, StepNotFinished, StepTimeout
 from flujo.failure import described
 from flujo.hold import Hold, Stop
 from flujo.reporter import Reporter
@@ -23,7 +23,7 @@ from flujo.retry import SHORT_WAIT, Retry, retry_after
 from flujo.state.base import WorkFailed
 from flujo.status import AttemptOutcome
 from flujo.step import TRANSACTION_LIMIT, Step
-from flujo.step_context import StepContext, StepNotFinished
+from flujo.step_context import StepContext
 from flujo.threads import in_thread
 from flujo.transitions import AfterFailure, Position, RetryDue, StepDone, StepError
 

@@ -6,15 +6,9 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from flujo.errors import FlujoError
+from flujo.errors import RunningLoop
 
 T = TypeVar("T")
-
-
-class RunningLoop(FlujoError):
-    """A blocking call inside a running event loop would stop the loop. Await its _async twin instead."""
-
-    code = "running_loop"
 
 
 def wait_for(work: Coroutine[Any, Any, T], *, twin: str) -> T:

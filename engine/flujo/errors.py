@@ -164,6 +164,12 @@ class Fenced(FlujoError):
     code = "fenced"
 
 
+class RunningLoop(FlujoError):
+    """A blocking call inside a running event loop would stop the loop. Await its _async twin instead."""
+
+    code = "running_loop"
+
+
 # Human tasks
 
 
@@ -273,6 +279,12 @@ class StepInputError(FlujoError):
     """A step cannot take what the step before it gave. Correct one of the two annotations."""
 
     code = "step_input"
+
+
+class StepNotFinished(FlujoError):
+    """No finished step of this name: `output_of` reaches only steps that ran before."""
+
+    code = "step_not_finished"
 
 
 class StepTimeout(FlujoError):

@@ -27,7 +27,6 @@ from flujo.start import check_capable, new_run
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.base import StateBackend
 from flujo.status import OnChange, RunStatus
-from flujo.taking_up import stays
 
 
 class Flujo:
@@ -183,7 +182,7 @@ class Flujo:
         `RunIsLeased` when another worker was faster, `PipelineChanged`, and the error of a status that cannot go on.
         """
         document = await self._scope.load(run_id)
-        if await stays(self.backend, document, self.clock.now()):
+        if await work.stays(self._scope, document):
             return result_of(self._scope.entry_of(document), await self._scope.load(run_id))
         entry = await self._scope.own_code(document)
         terms = self._scope.terms(entry, patient=False)

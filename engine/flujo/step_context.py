@@ -9,7 +9,6 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from flujo.description import checked
-from flujo.errors import FlujoError
 from flujo.step_log import StepLog, capturing
 
 if TYPE_CHECKING:
@@ -17,12 +16,6 @@ if TYPE_CHECKING:
 
 
 _making = Lock()
-
-
-class StepNotFinished(FlujoError):
-    """No finished step of this name: `output_of` reaches only steps that ran before."""
-
-    code = "step_not_finished"
 
 
 class StepContext:

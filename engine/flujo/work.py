@@ -8,6 +8,7 @@ from contextlib import suppress
 from flujo import kin, transitions
 from flujo.document import RunDocument
 from flujo.errors import (
+    AtMaxConcurrency,
     Fenced,
     IllegalTransition,
     PipelineChanged,
@@ -23,8 +24,10 @@ from flujo.registry import RegisteredPipeline
 from flujo.result import PipelineResult, result_of
 from flujo.scope import Scope
 from flujo.status import RunStatus, Wait
-from flujo.taking_up import claim_in_turn, stays
 from flujo.transitions import NewRun
+
+_FIRST_LOOK, _LAST_LOOK = 0.05, 1.0
+"""Seconds between two looks for a place among the runs of a concurrency key."""
 
 
 async def begin(
@@ -46,13 +49,13 @@ async def begin(
 async def go_on(scope: Scope, entry: RegisteredPipeline, head: RunHead, progress: Progress = silent) -> PipelineResult:
     """Work on a stored run, if it can go on; else the result it has come to."""
     document = await scope.load(head.run_id)
-    if await stays(scope.backend, document, scope.now):
+    if await stays(scope, document):
         return result_of(entry, await scope.load(head.run_id))
     waits = head.status is RunStatus.PAUSED and not transitions.is_due(head, scope.now)
     if (waits and head.wait is not Wait.RETRY) or head.status is RunStatus.COMPLETED:
         return await _attend(scope, entry, document)
     try:
-        taken = await claim_in_turn(scope.backend, head.run_id, scope.terms(entry), scope.clock)
+        taken = await _claim_in_turn(scope, entry, head.run_id)
     except (RunWaits, RunFinished):  # its worker brought it to rest since we looked
         return result_of(entry, await scope.load(head.run_id))
     return await execute(scope, entry, taken, progress)
@@ -67,7 +70,7 @@ async def take_up(
 ) -> PipelineResult:
     """Work on a run that was just taken, or that is queued because too many of its key were running."""
     if head.status is RunStatus.QUEUED:
-        taken = await claim_in_turn(scope.backend, head.run_id, scope.terms(entry), scope.clock)
+        taken = await _claim_in_turn(scope, entry, head.run_id)
         return await execute(scope, entry, taken, progress)
     return await execute(scope, entry, head, progress, document=document)
 
@@ -105,6 +108,33 @@ async def execute(
     if hold.head.untold:
         await kin.settle(scope.backend, run_id, scope.now)
     return await _attend(scope, entry, hold.document) if patient else result_of(entry, hold.document)
+
+
+async def stays(scope: Scope, document: RunDocument) -> bool:
+    """Record what is overdue; whether the run waits on, or has ended, because of that.
+
+    A child that nobody waits for any more ends, and what is due at human tasks is recorded.
+    """
+    backend, now = scope.backend, scope.now
+    if await kin.disowned(backend, document, now):
+        return True
+    if not transitions.due_alarms(document.open_human_tasks(), now):
+        return False
+    head = (await backend.transact(document.run_id, transitions.ring(now=now))).kept
+    return not head.active or (head.status is RunStatus.PAUSED and not transitions.is_due(head, now))
+
+
+async def _claim_in_turn(scope: Scope, entry: RegisteredPipeline, run_id: str) -> RunHead:
+    """Take the lease; while too many runs of its key are running, wait for a place. The run as it was taken."""
+    pause = _FIRST_LOOK
+    while True:
+        try:
+            claimed = await scope.backend.transact(run_id, transitions.claim(scope.terms(entry), now=scope.now))
+        except AtMaxConcurrency:
+            await scope.clock.sleep(pause)
+            pause = min(2 * pause, _LAST_LOOK)
+        else:
+            return claimed.kept
 
 
 async def settled(scope: Scope, entry: RegisteredPipeline, head: RunHead) -> PipelineResult:

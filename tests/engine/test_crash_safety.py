@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from flujo import Flujo, Pipeline, PipelineContext, PipelineRegistry, Reject, Step, StepContext, step
-from flujo.bridge import RunningLoop
+from flujo.errors import RunningLoop
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.testing import assert_crash_safe, check_crash_safety
 

@@ -12,8 +12,7 @@ from typing import Any
 import flujo
 import pytest
 from flujo import Flujo
-from flujo.bridge import RunningLoop
-from flujo.errors import FlujoError
+from flujo.errors import FlujoError, RunningLoop
 from flujo.state.backends.memory import InMemoryBackend
 
 from tests.engine.making import Ledger, order_pipeline, runner_of

@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 from flujo import Step, StepContext, StepResult, step
-from flujo.errors import Fenced, PipelineDefinitionError, UnstorableValue
+from flujo.errors import Fenced, PipelineDefinitionError, StepNotFinished, UnstorableValue
 from flujo.retry import RetryPolicy
 from flujo.state.base import StateBackend
 from flujo.status import AttemptOutcome, RunStatus
-from flujo.step_context import StepNotFinished
 from flujo.testing import FakeClock
 
 from tests.engine.making import Ledger, document_of, expire_lease, head_of, kinds_of, runner_of
