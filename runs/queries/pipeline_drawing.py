@@ -16,7 +16,7 @@ from runs.words import duration_words
 
 BOX_WIDTH, BOX_HEIGHT, GAP = 210, 46, 30
 MARGIN, BRANCH_GAP, DOT = 10, 62, 5
-LONGEST_LABEL = 26
+LONGEST_LABEL, LONGEST_NOTE = 21, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def _rejection(drawing: Drawing, node: HumanStep, x: int, y: int) -> int:
 def _box(node: Node, x: int, y: int) -> Box:
     note = note_of(node)
     label = node.name if len(node.name) <= LONGEST_LABEL else node.name[: LONGEST_LABEL - 1] + "…"
-    note = note if len(note) <= LONGEST_LABEL + 6 else note[: LONGEST_LABEL + 5] + "…"
+    note = note if len(note) <= LONGEST_NOTE else note[: LONGEST_NOTE - 1] + "…"
     return Box(x, y, node.name, label, note, node.kind)
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from django.utils import timezone
+
 from runs import access
 from runs.audit_words import EventWords, event_words, fact_label
 from runs.models import AuditEvent, Run
@@ -16,6 +18,7 @@ from runs.queries.run_header import RunHeader, header
 SIZE = 200
 _IN_THE_AUDIT = {"user_agent", "request_id"}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?\+00:00")
 _ALWAYS_SHOWN = {
     "reason",
     "run",
@@ -94,7 +97,11 @@ def _row(event: AuditEvent, *, shows_values: bool) -> EventRow:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        value = ", ".join(value)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     if _DIGEST.fullmatch(text):
         return text[:12] + "…"
+    if _MOMENT.fullmatch(text):
+        return timezone.localtime(datetime.fromisoformat(text)).strftime("%d %b %Y, %H:%M:%S %Z")
     return text if len(text) <= 200 else text[:200] + "…"
