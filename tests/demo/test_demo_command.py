@@ -13,7 +13,7 @@ from flujo_site import demo_accounts
 from flujo_site.demo_runs import RUNS
 from flujo_site.models import LedgerEntry
 from runs import access
-from runs.models import AuditEvent, HumanTask, PipelineGrant, Run
+from runs.models import AuditEvent, HumanTask, PipelineGrant, Run, Schedule
 from tests.demo.test_release import commit, git
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -61,6 +61,15 @@ def test_demo_leaves_open_human_tasks_and_runs_in_every_state_to_look_at() -> No
         ("demo-export-second-question", "hand_over"),
     }
     assert set(LedgerEntry.objects.values_list("run_id", flat=True)) == {"demo-invoices-clean", "demo-invoices-q2"}
+
+
+def test_demo_starts_an_intake_every_night_unless_somebody_deleted_that() -> None:
+    demo()
+    schedule = Schedule.objects.get()
+    assert (schedule.pipeline, schedule.cron, schedule.owner) == ("invoice-intake", "30 2 * * *", "operator")
+    schedule.delete()
+    demo()
+    assert not Schedule.objects.exists()
 
 
 def test_demo_a_second_time_makes_nothing_with_a_handful_of_queries(
