@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from flujo.encryption import keys_in
+
 from flujo_site.databases import postgres, sqlite
 from flujo_site.logs import logging_settings
 from flujo_site.secret_key import secret_key
@@ -26,6 +28,10 @@ DEBUG = ENV.get("FLUJO_DEBUG") == "1"
 FLUJO_DEMO = DEBUG and ENV.get("FLUJO_DEMO") == "1"
 SECRET_KEY = secret_key(ENV.get("FLUJO_SECRET_KEY", ""), FLUJO_DATA_DIR)
 SECRET_KEY_FALLBACKS = ENV.get("FLUJO_SECRET_KEY_FALLBACKS", "").split()
+
+# The keys that encrypt values in the store, the newest first; they are in a file, which no list of processes shows.
+_KEY_FILE = ENV.get("FLUJO_ENCRYPTION_KEYS_FILE", "")
+FLUJO_ENCRYPTION_KEYS = keys_in(_KEY_FILE) if _KEY_FILE else ()
 
 # Where browsers find the site, as scheme://host:port. Everything that depends on it follows from it.
 FLUJO_ORIGINS = [origin.rstrip("/") for origin in ENV.get("FLUJO_ORIGIN", "").split()]

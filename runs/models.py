@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from django.db import models
 from django.urls import reverse
+from flujo import records
 from flujo.status import (
     ACTIVE,
     AtDeadline,
@@ -21,6 +22,7 @@ from flujo.status import (
     WaitStatus,
 )
 
+from runs.encryption import SealedRow, SealedText
 from runs.site_models import PipelineGrant, Schedule, SiteEvent, Upload
 
 __all__ = [
@@ -49,9 +51,10 @@ def _choices(words: type[StrEnum]) -> list[tuple[str, str]]:
     return [(word.value, word.value.replace("_", " ")) for word in words]
 
 
-class Run(models.Model):
+class Run(SealedRow):
     """One execution of a pipeline on one input: `flujo.records.RunHead`."""
 
+    sealed_as: ClassVar = records.RunHead
     run_id = models.CharField(max_length=128, primary_key=True)
     pipeline = models.CharField(max_length=200)
     version = models.CharField(max_length=64)
@@ -81,7 +84,7 @@ class Run(models.Model):
     requester = models.CharField(max_length=150, blank=True)
     tags = models.TextField(default="[]")
     error_type = models.CharField(max_length=200, blank=True)
-    error_message = models.TextField(blank=True)
+    error_message = SealedText(blank=True)
     secrets = models.TextField(blank=True)
     idempotency_key = models.CharField(max_length=200, blank=True)
     priority = models.IntegerField(default=0)
@@ -156,23 +159,25 @@ class RunRow(models.Model):
         abstract = True
 
 
-class RunInput(models.Model):
+class RunInput(SealedRow):
     """What a run was started with: `flujo.records.RunInput`."""
 
+    sealed_as: ClassVar = records.RunInput
     run = models.OneToOneField(
         Run, on_delete=models.PROTECT, db_column="run_id", primary_key=True, related_name="start"
     )
-    input = models.TextField()
-    context = models.TextField()
+    input = SealedText()
+    context = SealedText()
     shape = models.TextField()
 
     def __str__(self) -> str:
         return f"input of {self.run_id}"
 
 
-class Checkpoint(RunRow):
+class Checkpoint(RunRow, SealedRow):
     """The saved result of a finished step: `flujo.records.Checkpoint`."""
 
+    sealed_as: ClassVar = records.Checkpoint
     run = models.ForeignKey(
         Run, on_delete=models.PROTECT, db_column="run_id", db_index=False, related_name="checkpoints"
     )
@@ -182,8 +187,8 @@ class Checkpoint(RunRow):
     seq = models.BigIntegerField()
     fence = models.BigIntegerField()
     attempt = models.IntegerField()
-    output = models.TextField()
-    context_changes = models.TextField(null=True)
+    output = SealedText()
+    context_changes = SealedText(null=True)
     started_at = models.DateTimeField()
     finished_at = models.DateTimeField()
 
@@ -195,9 +200,10 @@ class Checkpoint(RunRow):
         return f"{self.run_id} {self.path}"
 
 
-class Attempt(RunRow):
+class Attempt(RunRow, SealedRow):
     """One try of one step: `flujo.records.Attempt`."""
 
+    sealed_as: ClassVar = records.Attempt
     run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", db_index=False, related_name="attempts")
     path = models.CharField(max_length=500)
     number = models.IntegerField()
@@ -208,8 +214,8 @@ class Attempt(RunRow):
     outcome = models.CharField(max_length=16, choices=_choices(AttemptOutcome), null=True)
     final = models.BooleanField(default=False)
     error_type = models.CharField(max_length=200, blank=True)
-    error_message = models.TextField(blank=True)
-    traceback = models.TextField(blank=True)
+    error_message = SealedText(blank=True)
+    traceback = SealedText(blank=True)
 
     class Meta:
         ordering: ClassVar = ["started_at", "number"]
@@ -219,9 +225,10 @@ class Attempt(RunRow):
         return f"{self.run_id} {self.path} attempt {self.number}"
 
 
-class StepReport(RunRow):
+class StepReport(RunRow, SealedRow):
     """What an attempt last said of itself: `flujo.records.StepReport`."""
 
+    sealed_as: ClassVar = records.StepReport
     run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", related_name="step_reports")
     path = models.CharField(max_length=500)
     attempt = models.IntegerField()
@@ -229,7 +236,7 @@ class StepReport(RunRow):
     reported_at = models.DateTimeField(db_index=True)
     done = models.FloatField(null=True)
     total = models.FloatField(null=True)
-    note = models.CharField(max_length=500, blank=True)
+    note = SealedText(blank=True)
     log_chunks = models.IntegerField(default=0)
     log_lines = models.IntegerField(default=0)
     log_dropped = models.IntegerField(default=0)
@@ -244,14 +251,15 @@ class StepReport(RunRow):
         return f"{self.run_id} {self.path} attempt {self.attempt}: report {self.number}"
 
 
-class LogChunk(RunRow):
+class LogChunk(RunRow, SealedRow):
     """Log lines of an attempt that were written together: `flujo.records.LogChunk`."""
 
+    sealed_as: ClassVar = records.LogChunk
     run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", related_name="log_chunks")
     path = models.CharField(max_length=500)
     attempt = models.IntegerField()
     number = models.IntegerField()
-    lines = models.TextField()
+    lines = SealedText()
     written_at = models.DateTimeField()
 
     class Meta:
@@ -264,9 +272,10 @@ class LogChunk(RunRow):
         return f"{self.run_id} {self.path} attempt {self.attempt}: lines {self.number}"
 
 
-class HumanTask(RunRow):
+class HumanTask(RunRow, SealedRow):
     """A request for a person: `flujo.records.HumanTask`."""
 
+    sealed_as: ClassVar = records.HumanTask
     run = models.ForeignKey(
         Run, on_delete=models.PROTECT, db_column="run_id", db_index=False, related_name="human_tasks"
     )
@@ -274,11 +283,11 @@ class HumanTask(RunRow):
     generation = models.BigIntegerField()
     name = models.CharField(max_length=200)
     position = models.IntegerField()
-    message = models.TextField()
+    message = SealedText()
     kind = models.CharField(max_length=16)
     schema = models.TextField(blank=True)
     candidates = models.TextField(blank=True)
-    evidence = models.TextField()
+    evidence = SealedText()
     digest = models.CharField(max_length=64)
     if_approved = models.CharField(max_length=300)
     if_rejected = models.CharField(max_length=300)
@@ -291,7 +300,7 @@ class HumanTask(RunRow):
     due_at = models.DateTimeField(null=True)
     at_deadline = models.CharField(max_length=16, choices=_choices(AtDeadline), null=True)
     if_expired = models.CharField(max_length=300, blank=True)
-    default_answer = models.TextField(blank=True)
+    default_answer = SealedText(blank=True)
     contained = models.BooleanField(default=False)
     reminders = models.TextField(blank=True)
     reminded_at = models.DateTimeField(null=True)
@@ -340,13 +349,14 @@ class RunWait(RunRow):
         return f"{self.kind} {self.path} of {self.run_id}"
 
 
-class Signal(RunRow):
+class Signal(RunRow, SealedRow):
     """A message to a run: `flujo.records.Signal`."""
 
+    sealed_as: ClassVar = records.Signal
     run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", db_index=False, related_name="signals")
     message_id = models.CharField(max_length=200)
     name = models.CharField(max_length=200)
-    data = models.TextField()
+    data = SealedText()
     actor = models.CharField(max_length=150, blank=True)
     seq = models.BigIntegerField()
     received_at = models.DateTimeField()
@@ -360,14 +370,15 @@ class Signal(RunRow):
         return f"signal {self.name} to {self.run_id}"
 
 
-class Vote(RunRow):
+class Vote(RunRow, SealedRow):
     """One person's answer to a human task with a quorum: `flujo.records.Vote`."""
 
+    sealed_as: ClassVar = records.Vote
     run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", related_name="votes")
     path = models.CharField(max_length=500)
     generation = models.BigIntegerField()
     actor = models.CharField(max_length=150)
-    data = models.TextField()
+    data = SealedText()
     reason = models.TextField(blank=True)
     channel = models.CharField(max_length=16)
     idempotency_key = models.CharField(max_length=100, blank=True)
@@ -383,14 +394,15 @@ class Vote(RunRow):
         return f"{self.actor} on {self.path} of {self.run_id}"
 
 
-class Decision(RunRow):
+class Decision(RunRow, SealedRow):
     """The recorded answer to a human task: `flujo.records.Decision`."""
 
+    sealed_as: ClassVar = records.Decision
     run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", db_index=False, related_name="decisions")
     path = models.CharField(max_length=500)
     generation = models.BigIntegerField()
     outcome = models.CharField(max_length=16, choices=_choices(DecisionOutcome))
-    data = models.TextField()
+    data = SealedText()
     actor = models.CharField(max_length=150)
     reason = models.TextField(blank=True)
     channel = models.CharField(max_length=16)

@@ -9,6 +9,7 @@ from django.contrib.auth.models import Group
 from django.db import models
 from django.urls import reverse
 
+from runs.encryption import SealedRow, SealedText
 from runs.recurrence import Recurrence
 from runs.words import duration_words
 
@@ -76,8 +77,17 @@ class PipelineGrant(models.Model):
         return f"{self.group}: {self.verb} {self.pipeline}"
 
 
-class Schedule(models.Model):
+class ScheduleInput:
+    """Where the input of a schedule belongs: it has a row, but is no part of a run."""
+
+    table = "schedule"
+    key = ("pipeline", "name")
+
+
+class Schedule(SealedRow):
     """When runs of a pipeline start by themselves: at the times of `cron` in `zone`, or `every` so often."""
+
+    sealed_as: ClassVar = ScheduleInput
 
     pipeline = models.CharField(max_length=200)
     name = models.CharField(max_length=100)
@@ -85,7 +95,7 @@ class Schedule(models.Model):
     zone = models.CharField(max_length=64, blank=True)
     every = models.DurationField(null=True)
     anchor = models.DateTimeField()
-    input = models.TextField()
+    input = SealedText()
     enabled = models.BooleanField(default=True)
     skips_while_active = models.BooleanField(default=True)
     owner = models.CharField(max_length=150)

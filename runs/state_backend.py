@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any, ClassVar, TypeVar
 
 from django.conf import settings
@@ -18,17 +18,22 @@ from django.utils import timezone
 from flujo import records
 from flujo.batch import Batch, RunView, Transition
 from flujo.document import RunDocument
+from flujo.encryption import Keys
 from flujo.errors import BackendBusy, BackendError, Fenced, OutcomeUnknown
 from flujo.records import AuditEvent, LogChunk, Record, RunHead, StepReport
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
 from flujo.state.ready import ready_runs
+from flujo.state.rotation import Rotation, Table, rotate, tables_of
+from flujo.state.sealing import SealingDialect
 from flujo.state.sql import Dialect, SqlView, fetch, replace, transact
 from flujo.state.workflow_state import document_of, state_of
 from flujo.status import RunStatus
 from flujo.transitions import purge
 
 from runs import models, notices
+from runs.encryption import site_keys
 from runs.known_head import MustLook, write_on_known
+from runs.site_models import ScheduleInput
 from runs.step_transaction import StepTransaction, Store
 
 T = TypeVar("T")
@@ -54,7 +59,7 @@ _MODELS: dict[type[Record], type[Any]] = {
 class DjangoBackend(StateBackend):
     """Stores runs in the database `using`; the console shows those of the default one.
 
-    Several processes and hosts may share it. `transact_now` is the whole write path, synchronous; the async methods run
+    With the setting `FLUJO_ENCRYPTION_KEYS` its values are sealed. Several processes and hosts may share it. `transact_now` is the whole write path, synchronous; the async methods run
     it on a few threads that keep their connections.
     """
 
@@ -64,6 +69,7 @@ class DjangoBackend(StateBackend):
 
     def __init__(self, using: str = "default") -> None:
         self.using = using
+        self._keys = site_keys()
 
     @property
     def four_eyes(self) -> bool:
@@ -98,11 +104,11 @@ class DjangoBackend(StateBackend):
 
         try:
             if known is not None:
-                written = write_on_known(connection, _dialect(self.using, of_driver=True), decide_alone, known)
+                written = write_on_known(connection, _dialect(self.using, self._keys, of_driver=True), decide_alone, known)
                 if written is not None:
                     return written
             with transaction.atomic(using=self.using), connection.cursor() as cursor:
-                batch = transact(cursor, _dialect(self.using), run_id, decide)
+                batch = transact(cursor, _dialect(self.using, self._keys), run_id, decide)
                 notices.note(batch, self.using)
         except IntegrityError as error:
             if batch is not None and batch.before is None and self._exists(run_id):
@@ -161,7 +167,7 @@ class DjangoBackend(StateBackend):
         await self._in_thread(lambda: self._import(incoming))
 
     def _import(self, incoming: RunDocument) -> None:
-        dialect = _dialect(self.using)
+        dialect = _dialect(self.using, self._keys)
         with (
             _translated(self.using),
             transaction.atomic(using=self.using),
@@ -189,11 +195,25 @@ class DjangoBackend(StateBackend):
             transaction.atomic(using=self.using),
             connections[self.using].cursor() as cursor,
         ):
-            return read(SqlView(cursor, _dialect(self.using, for_write=False), run_id))
+            return read(SqlView(cursor, _dialect(self.using, self._keys, for_write=False), run_id))
 
     async def load_state(self, run_id: str) -> dict[str, Any] | None:
         document = await self._in_thread(lambda: self._view_now(run_id, SqlView.whole))
         return None if document is None or document.head is None else state_of(document)
+
+    async def rotate_keys(self) -> Rotation:
+        dialect = _dialect(self.using, self._keys)
+        if not isinstance(dialect, SealingDialect):
+            return await super().rotate_keys()
+        schedules = Table(connections[self.using].ops.quote_name(_table(models.Schedule)), ScheduleInput(), ("input",))
+        return await rotate(self._in_transaction, dialect, [*tables_of(dialect), schedules])
+
+    async def _in_transaction(self, work: Callable[[Any], T]) -> T:
+        def call() -> T:
+            with transaction.atomic(using=self.using), connections[self.using].cursor() as cursor:
+                return work(cursor)
+
+        return await self._in_thread(call)
 
     async def delete_state(self, run_id: str) -> None:
         if await self.load(run_id) is not None:
@@ -208,6 +228,10 @@ class DjangoBackend(StateBackend):
     async def head(self, run_id: str) -> RunHead | None:
         return next(iter(await self._select(RunHead, "run_id = {0}", run_id)), None)
 
+    async def remains(self, run_id: str) -> RunHead | records.Tombstone | None:
+        head, tombstones = await self.head(run_id), self._select(records.Tombstone, "run_id = {0}", run_id)
+        return head or next(iter(await tombstones), None)
+
     async def heads(self, *, limit: int = 100, after: str = "") -> list[RunHead]:
         return await self._select(RunHead, "run_id > {0} ORDER BY run_id LIMIT {1}", after, limit)
 
@@ -221,7 +245,7 @@ class DjangoBackend(StateBackend):
     ) -> list[RunHead]:
         def select() -> list[RunHead]:
             with connections[self.using].cursor() as cursor:
-                dialect = _dialect(self.using, for_write=False)
+                dialect = _dialect(self.using, self._keys, for_write=False)
                 return ready_runs(cursor, dialect, now, limit, fingerprints=fingerprints, full_keys=full_keys)
 
         return await self._in_thread(select)
@@ -245,7 +269,7 @@ class DjangoBackend(StateBackend):
     async def _select(self, record: type[Any], where: str, *parameters: Any) -> list[Any]:
         def select() -> list[Any]:
             with connections[self.using].cursor() as cursor:
-                return fetch(cursor, _dialect(self.using, for_write=False), record, where, parameters)
+                return fetch(cursor, _dialect(self.using, self._keys, for_write=False), record, where, parameters)
 
         return await self._in_thread(select)
 
@@ -306,9 +330,12 @@ def _naive_utc(moment: datetime) -> str:
 
 
 @cache
-def _dialect(using: str, *, for_write: bool = True, of_driver: bool = False) -> Dialect:
+def _dialect(
+    using: str, keys: Keys | None = None, *, for_write: bool = True, of_driver: bool = False
+) -> Dialect | SealingDialect:
     connection = connections[using]
-    return Dialect(
+    made = Dialect if keys is None else partial(SealingDialect, keys=keys)
+    return made(
         tables={record: connection.ops.quote_name(_table(model)) for record, model in _MODELS.items()},
         mark="?" if of_driver and connection.vendor == "sqlite" else "%s",
         time_to_db=_naive_utc if _is_sqlite_in_utc(connection) else connection.ops.adapt_datetimefield_value,

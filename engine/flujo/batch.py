@@ -38,6 +38,10 @@ class RunView(Protocol):
     run_id: str
 
     @property
+    def seals(self) -> bool:
+        """Whether the store encrypts values, so that none may stand in an event."""
+
+    @property
     def head(self) -> RunHead | None: ...
     @property
     def tombstone(self) -> Tombstone | None: ...

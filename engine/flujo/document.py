@@ -49,13 +49,15 @@ _GONE_WITH_THE_RUN = (
 class RunDocument:
     """One run's rows, by table and key. It is a `RunView`, and `apply` writes a batch to it.
 
-    `running` finds the running runs of a concurrency key where the store knows of other runs.
+    `running` finds the running runs of a concurrency key where the store knows of other runs; `seals` says that the
+    store encrypts values.
     """
 
     run_id: str
     head: RunHead | None = None
     rows: dict[type[Record], dict[tuple[Any, ...], Any]] = field(default_factory=dict)
     running: Callable[[str], Iterable[RunHead]] | None = field(default=None, repr=False, compare=False)
+    seals: bool = field(default=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, run_id: str, records: Iterable[Record]) -> RunDocument:
@@ -232,7 +234,8 @@ class RunDocument:
 
     def copy(self) -> RunDocument:
         """A document that can be written without changing this one; the rows themselves never change."""
-        return RunDocument(self.run_id, self.head, {kind: dict(table) for kind, table in self.rows.items()})
+        rows = {kind: dict(table) for kind, table in self.rows.items()}
+        return RunDocument(self.run_id, self.head, rows, seals=self.seals)
 
     # The whole as JSON
 

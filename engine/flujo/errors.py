@@ -266,6 +266,12 @@ class CorruptState(BackendError):
     code = "corrupt_state"
 
 
+class KeyMissing(BackendError):
+    """A stored value is encrypted with a key that was not given. Nothing was changed: give that key, too."""
+
+    code = "key_missing"
+
+
 class AuditChainBroken(FlujoError):
     """The audit chain is broken: stored history was changed."""
 

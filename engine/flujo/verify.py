@@ -64,8 +64,7 @@ async def verify_store(backend: StateBackend) -> tuple[int, int]:
 
 async def verify_run(backend: StateBackend, run_id: str) -> int:
     """Verify the history of one run, a deleted one too; how many events it has. Raises `AuditChainBroken`."""
-    document = await backend.load(run_id)
-    head = (document.head or document.tombstone) if document else None
+    head = await backend.remains(run_id)
     history = list(await backend.events(run_id))
     if history and head is None:
         raise AuditChainBroken(f"Run {run_id} has a history, but its row is gone.", run_id=run_id, seq=len(history))

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from flujo.encryption import is_sealed
 from flujo.redaction import Secrets
 
 from runs.secrets import shown_text
@@ -17,7 +18,7 @@ CUT = 4_000
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """`kind` is `tree`, `large`, `hidden` or `absent`; `value` is set for a tree, `beginning` for a large one."""
+    """`kind` is `tree`, `large`, `hidden`, `sealed` (its key is missing) or `absent`; `value` is set for a tree, `beginning` for a large one."""
 
     kind: str
     value: Any = None
@@ -27,6 +28,7 @@ class Payload:
 
 HIDDEN = Payload("hidden")
 HIDDEN_ERROR = "Its message is hidden: errors quote the values they are about, which needs “view_context”."
+SEALED = Payload("sealed")
 ABSENT = Payload("absent")
 
 
@@ -39,6 +41,8 @@ def payload(text: str | None, *, shown: bool, secrets: Secrets, path: str | None
         return ABSENT
     if not shown:
         return HIDDEN
+    if is_sealed(text):
+        return SEALED
     text = shown_text(text, secrets, path)
     if len(text) > LARGE:
         return Payload("large", beginning=text[:CUT], size=len(text))

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from django.db.models import Case, IntegerField, Model, QuerySet, Value, When
-from django.db.models.functions import Substr
 from flujo.paths import MIGRATION
 from flujo.status import AttemptOutcome, DecisionOutcome, Outcome, RunStatus, TaskStatus, Wait, WaitStatus
 from flujo.transitions.lineage import NO_FENCE
 
+from runs.encryption import beginning
 from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run, RunWait, StepReport
 from runs.queries.step_reports import ProgressLine, progress_of, without_note
 from runs.queries.timeline import Bar, Span, Timeline
@@ -143,12 +143,13 @@ def _collect(run: Run, tops: list[str]) -> tuple[dict[str, _Traces], bool]:
     """What is stored at each path, and whether some of what happened inside steps was left out."""
     traces: dict[str, _Traces] = defaultdict(_Traces)
     outputs = Checkpoint.objects.filter(run=run).exclude(path__startswith=MIGRATION).defer("output", "context_changes")
-    checkpoints = _newest(outputs.annotate(preview=Substr("output", 1, PREVIEW + 1)), tops, "seq")
+    checkpoints = _newest(outputs.annotate(preview=beginning("output", PREVIEW + 1)), tops, "seq")
     attempts = _newest(Attempt.objects.filter(run=run), tops, "started_at", "number")
     tasks = _newest(HumanTask.objects.filter(run=run).defer("evidence", "schema"), tops, "generation")
     decisions = _newest(Decision.objects.filter(run=run), tops, "generation")
     waits = _newest(RunWait.objects.filter(run=run), tops, "generation")
     for checkpoint in checkpoints:
+        checkpoint.preview = checkpoint.preview[: PREVIEW + 1]
         traces[checkpoint.path].checkpoint = checkpoint
     for attempt in attempts:
         traces[attempt.path].attempts.append(attempt)

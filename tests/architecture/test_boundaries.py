@@ -12,7 +12,7 @@ from tests.architecture.sources import ROOT, files, imports, python, reaches, re
 
 STANDARD_AND_PYDANTIC = sys.stdlib_module_names | {"flujo", "pydantic", "pydantic_core", "typing_extensions"}
 # What an extra brings, imported where it is used and only when it is there.
-OPTIONAL = {"engine/flujo/commands/output.py": {"rich"}}
+OPTIONAL = {"engine/flujo/commands/output.py": {"rich"}, "engine/flujo/encryption.py": {"cryptography"}}
 FOGGY_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "misc", "views"}
 ROOT_ENTRIES = {
     ".ci", ".gitignore", "bench", "docs", "engine", "flujo_site", "runs", "static", "templates", "tests", "manage.py",

@@ -1,6 +1,6 @@
 """The commands of `python -m flujo`, a module for each group of verbs; add a verb by adding its `Command` here."""
 
-from flujo.commands import acts, check, copies, deploys, doctor, move, prune, runs, verify
+from flujo.commands import acts, check, copies, deploys, doctor, move, prune, rotate_keys, runs, verify
 from flujo.commands.command import Command
 
 COMMANDS: tuple[Command, ...] = (
@@ -11,6 +11,7 @@ COMMANDS: tuple[Command, ...] = (
     *copies.COMMANDS,
     *move.COMMANDS,
     *prune.COMMANDS,
+    *rotate_keys.COMMANDS,
     *verify.COMMANDS,
     *doctor.COMMANDS,
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from flujo.commands.command import NotThere
+from flujo.encryption import KEY_FILE_VARIABLE, Keys, keys_in
 from flujo.errors import FlujoError
 from flujo.registry import PipelineRegistry
 from flujo.state.backends.file import FileBackend
@@ -30,17 +32,28 @@ def open_store(name: str, *, new: bool = False) -> StateBackend:
     short, colon, rest = name.partition(":")
     if colon and short in SHORT_STORES:
         return _backend(_imported(SHORT_STORES[short])(*([rest] if rest else [])), name)
-    path = Path(name)
+    path, keys = Path(name), _keys()
     if path.is_dir() or (new and not path.exists() and name.endswith("/")):
-        return FileBackend(path)
+        return FileBackend(path, encryption=keys)
     if path.exists() or (new and path.suffix in SQLITE_SUFFIXES):
-        return SQLiteBackend(path)
+        return SQLiteBackend(path, encryption=keys)
     if _OBJECT.fullmatch(name):
         found = _imported(name)
         return _backend(found() if callable(found) else found, name)
     if new:
         raise NotThere(f"{name} does not exist. A new SQLite file is named *.db, a new folder with a slash at its end.")
     raise NotThere(f"{name} does not exist. Give {STORE_HELP}.")
+
+
+def _keys() -> Keys | None:
+    """The keys in the file that the environment names. Raises `NotThere` when it has none."""
+    path = os.environ.get(KEY_FILE_VARIABLE)
+    if not path:
+        return None
+    try:
+        return Keys(*keys_in(path))
+    except (OSError, TypeError, ValueError) as error:
+        raise NotThere(f"{KEY_FILE_VARIABLE} names no file of keys: {error}") from error
 
 
 def full_name(name: str) -> str:

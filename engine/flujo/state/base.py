@@ -10,13 +10,16 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from flujo.batch import Batch, Transition
 from flujo.document import RunDocument
 from flujo.errors import BackendCannot, InvalidRunId, RunIsLeased, StaleState
-from flujo.records import AuditEvent, LogChunk, RunHead, StepReport
+from flujo.records import AuditEvent, LogChunk, RunHead, StepReport, Tombstone
 from flujo.state.workflow_state import document_of, state_of
+
+if TYPE_CHECKING:
+    from flujo.state.rotation import Rotation
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _LOCK_POLL_SECONDS = 0.002
@@ -128,6 +131,18 @@ class StateBackend(ABC):
         """What the attempts of a run said of themselves: their newest report each, and the lines they logged."""
         document = await self.load(run_id)
         return [] if document is None else document.reports()
+
+    async def remains(self, run_id: str) -> RunHead | Tombstone | None:
+        """Where the history of a run ends: its head, or the tombstone of a deleted one. It needs no key."""
+        document = await self.load(run_id)
+        return None if document is None else document.head or document.tombstone
+
+    async def rotate_keys(self) -> Rotation:
+        """Seal every stored value with the first key, and tell how many there were.
+
+        It is safe beside running workers, and may be repeated after it was interrupted.
+        """
+        raise BackendCannot(f"{type(self).__name__} was given no encryption keys.")
 
     async def run_ids(self) -> list[str]:
         """The ids of all runs that the store knows of, deleted ones included."""

@@ -30,6 +30,7 @@ from flujo.records import (
     Tombstone,
     Vote,
 )
+from flujo.state.payloads import refuse_sealed
 from flujo.status import TERMINAL, RunStatus, TaskStatus, WaitStatus
 
 R = TypeVar("R", bound=Record)
@@ -76,6 +77,11 @@ class Dialect:
     take_turns: str = ""
     _cache: dict[Any, str] = field(default_factory=dict)
 
+    @property
+    def seals(self) -> bool:
+        """Whether values are encrypted in the database."""
+        return False
+
     def to_db(self, value: Any) -> Any:
         if isinstance(value, datetime):
             return self.time_to_db(value)
@@ -92,6 +98,14 @@ class Dialect:
             if values[position] is not None:
                 values[position] = values[position].value
         return values
+
+    def head_changes(self, head: RunHead, moved: dict[str, Any]) -> list[Any]:
+        """The values of the head's changed columns as the database takes them."""
+        return [*map(self.to_db, moved.values())]
+
+    def open_columns(self, record: type[Record], fields: list[Any]) -> None:
+        """Make of the stored columns of some rows what they hold. Raises `KeyMissing`."""
+        refuse_sealed(record, fields)
 
     def select(self, record: type[Record], where: str = "run_id = {0}", suffix: str = "") -> str:
         """SELECT all columns of a record; `{0}` in `where` stands for a parameter."""
@@ -126,6 +140,7 @@ class SqlView:
 
     def __init__(self, cursor: Cursor, dialect: Dialect, run_id: str, *, known: RunHead | None = None) -> None:
         self.run_id = run_id
+        self.seals = dialect.seals
         self._cursor = cursor
         self._dialect = dialect
         # Not cached properties: those of Python 3.11 share a lock, whose holder may wait here for a row that we hold.
@@ -225,6 +240,7 @@ def fetch(
     try:
         for position, read in _SHAPES[record].readers:
             fields[position] = [None if value is None else read(value) for value in fields[position]]
+        dialect.open_columns(record, fields)
         return list(map(record, *fields))
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptState(f"A stored {record.__name__} cannot be read: {error}") from error
@@ -278,7 +294,8 @@ def row_statements(dialect: Dialect, batch: Batch) -> Iterator[Statement]:
     for row in batch.updates:
         kind = type(row)
         changed = tuple(name for name in columns(kind) if name not in kind.key)
-        values = [dialect.to_db(getattr(row, name)) for name in (*changed, *kind.key)]
+        stored = dict(zip(columns(kind), dialect.row(row), strict=True))
+        values = [stored[name] for name in (*changed, *kind.key)]
         yield dialect.update(kind, changed, kind.key), values
 
 
@@ -322,7 +339,7 @@ def head_statement(dialect: Dialect, before: RunHead, after: RunHead) -> Stateme
     moved = {name: value for name, earlier, value in others if value != earlier}
     moved = moved or {"seq": after.seq}  # rows that leave the head as it is are fenced by it all the same
     fence = _WITHOUT_LEASE if before.lease_expires_at is None else _WITH_LEASE
-    values = [*map(dialect.to_db, moved.values()), *[dialect.to_db(getattr(before, name)) for name in fence]]
+    values = [*dialect.head_changes(after, moved), *[dialect.to_db(getattr(before, name)) for name in fence]]
     sql = dialect.update(RunHead, tuple(moved), fence)
     return sql, values
 

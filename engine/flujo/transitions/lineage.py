@@ -44,7 +44,7 @@ def take_over(draft: Draft, lineage: Lineage, facts: dict[str, Any]) -> None:
         run=lineage.run_id,
         seq=lineage.seq,
         chain=lineage.chain,
-        edits=list(lineage.edits),
+        edits=[_by_digest(edit) for edit in lineage.edits] if draft.view.seals else list(lineage.edits),
         reason=lineage.reason,
         **facts,
     )
@@ -58,3 +58,11 @@ def take_over(draft: Draft, lineage: Lineage, facts: dict[str, Any]) -> None:
         draft.insert(
             dataclasses.replace(checkpoint, run_id=draft.head.run_id, seq=draft.has("seq"), fence=NO_FENCE, attempt=0)
         )
+
+
+def _by_digest(edit: dict[str, Any]) -> dict[str, Any]:
+    """An edit as a store tells it that encrypts values: by the digests of the values before and after."""
+    return {
+        name: value if name == "pointer" else f"sha256:{canonical.digest(canonical.dump(value))}"
+        for name, value in edit.items()
+    }

@@ -6,10 +6,11 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,12 +18,15 @@ from flujo import canonical, codec
 from flujo.batch import Batch, Transition
 from flujo.clock import Clock, SystemClock
 from flujo.document import RunDocument
-from flujo.errors import BackendError, CorruptState, OutcomeUnknown
-from flujo.records import RunHead
+from flujo.encryption import Keys
+from flujo.errors import BackendError, CorruptState, KeyMissing, OutcomeUnknown
+from flujo.records import AuditEvent, Record, RunHead, Tombstone
+from flujo.state.rotation import Rotation
 from flujo.state.backends.file_places import Places
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
 from flujo.state.folders import make_folder, sync_folder
 from flujo.state.ready import first_ready
+from flujo.state.sealing import row_reader, row_writer, stale_values
 from flujo.state.workflow_state import document_of, state_of
 from flujo.threads import in_thread
 from flujo.transitions import purge
@@ -45,14 +49,18 @@ class FileBackend(StateBackend):
 
     Each write appends one line, `{"sha256": …, "rows": …}`, and returns after fsync. A line that a crash left
     unfinished was never acknowledged and is cut off by the next write; a damaged line before the last is an error
-    (`CorruptState`), and the file is left as it is.
+    (`CorruptState`), and the file is left as it is. With `encryption` values are sealed by the first of the
+    keys; plain ones of earlier times stay readable.
     """
 
     lists_runs: ClassVar[bool] = True
     shared_by_processes: ClassVar[bool] = True
 
-    def __init__(self, folder: Path | str, *, clock: Clock | None = None) -> None:
+    def __init__(self, folder: Path | str, *, clock: Clock | None = None, encryption: Keys | None = None) -> None:
         self.folder = Path(folder)
+        self._keys = encryption
+        self._to_plain = row_writer(encryption)
+        self._opened = row_reader(encryption)
         self._clock = clock or SystemClock()
         self._cache: dict[str, _Cached] = {}
         self._guards: dict[str, threading.Lock] = {}
@@ -69,6 +77,7 @@ class FileBackend(StateBackend):
         with self._locked(run_id) as descriptor, closing(Places(self.folder / _PLACES, self._peek)) as places:
             cached = self._read(run_id, descriptor)
             cached.document.running = places.running
+            cached.document.seals = self._keys is not None
             batch = transition(cached.document)
             if not batch.writes:
                 return batch
@@ -78,8 +87,8 @@ class FileBackend(StateBackend):
             if batch.head is None:
                 self._replace(run_id, after)
             else:
-                head = [codec.to_plain(batch.head)]
-                self._append(descriptor, cached, _line([{"run": head}, *_tables(batch)]))
+                rows = (batch.head, *batch.inserts, *batch.updates)
+                self._append(descriptor, cached, _line([{row.table: [self._to_plain(row)]} for row in rows]))
                 cached.document = after
             return batch
 
@@ -115,14 +124,54 @@ class FileBackend(StateBackend):
 
     def _peek(self, run_id: str) -> RunHead | None:
         """The head of another run as its file says now: without its lock, since whoever has that may wait for ours."""
-        try:
-            lines = self._path(run_id).read_bytes().rpartition(b"\n")[0].splitlines()
-        except FileNotFoundError:
-            return None
+        return self._unopened(run_id).head
+
+    def _unopened(self, run_id: str, seen: Callable[[Record], Record] = lambda row: row) -> RunDocument:
+        """What a run's file says now, with its values as they are stored; `seen` is given each row."""
         document = RunDocument(run_id)
-        for line in lines:
-            self._apply_line(document, line, str(self._path(run_id)))
-        return document.head
+        with suppress(FileNotFoundError):
+            for line in self._path(run_id).read_bytes().rpartition(b"\n")[0].splitlines():
+                _apply_line(document, line, str(self._path(run_id)), seen)
+        return document
+
+    async def events(self, run_id: str) -> Iterable[AuditEvent]:
+        try:
+            return await super().events(run_id)
+        except KeyMissing:
+            return self._unopened(run_id).events()
+
+    async def remains(self, run_id: str) -> RunHead | Tombstone | None:
+        try:
+            return await super().remains(run_id)
+        except KeyMissing:
+            stored = self._unopened(run_id)
+            return stored.head or stored.tombstone
+
+    async def rotate_keys(self) -> Rotation:
+        keys, done = self._keys, Rotation()
+        if keys is None:
+            return await super().rotate_keys()
+        for run_id in await self.run_ids():
+            try:
+                await in_thread(partial(self._rotate, run_id, keys, done))
+            except (CorruptState, KeyMissing) as error:
+                done.note(error)
+        return done
+
+    def _rotate(self, run_id: str, keys: Keys, done: Rotation) -> None:
+        """Write the run's file anew under its lock, if a value in one of its lines needs that."""
+        stale = 0
+
+        def look(row: Record) -> Record:
+            nonlocal stale
+            stale += stale_values(row, keys)
+            return row
+
+        with self._locked(run_id) as descriptor:
+            self._unopened(run_id, look)
+            if stale:
+                self._replace(run_id, self._read(run_id, descriptor).document)
+                done.resealed += stale
 
     async def load_state(self, run_id: str) -> dict[str, Any] | None:
         document = await self.load(run_id)
@@ -143,6 +192,8 @@ class FileBackend(StateBackend):
                 document = await self.load(run_id)
             except CorruptState:
                 continue  # one damaged file holds up no other run; `load` and `verify` say what is wrong with it
+            except KeyMissing:
+                document = self._unopened(run_id)
             if document is not None and document.head is not None:
                 heads.append(document.head)
         return heads
@@ -215,27 +266,12 @@ class FileBackend(StateBackend):
         whole, _, torn = tail.rpartition(b"\n")
         lines = whole.split(b"\n") if whole else []
         for number, line in enumerate(lines):
-            self._apply_line(cached.document, line, f"{self._path(run_id)}, line {number + 1} after {cached.offset}")
+            where = f"{self._path(run_id)}, line {number + 1} after {cached.offset}"
+            _apply_line(cached.document, line, where, self._opened)
         cached.offset += len(tail) - len(torn)
         if lines or cached.offset == 0:
             self._cache[run_id] = cached
         return cached
-
-    @staticmethod
-    def _apply_line(document: RunDocument, line: bytes, where: str) -> None:
-        try:
-            parsed = json.loads(line)
-            text = canonical.dump(parsed["rows"])
-            intact = canonical.digest(text) == parsed["sha256"]
-            tables = parsed["rows"] if intact else []
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptState(f"{where} cannot be read: {error}. The file was left as it is.") from error
-        if not intact:
-            raise CorruptState(f"{where} is damaged: its checksum differs. The file was left as it is.")
-        for table in tables:
-            for name, rows in table.items():
-                for row in rows:
-                    document.put(_record(name, row, where))
 
     @staticmethod
     def _append(descriptor: int, cached: _Cached, line: bytes) -> None:
@@ -256,7 +292,7 @@ class FileBackend(StateBackend):
         temporary = path.with_suffix(".new")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            line = _line([{table: rows} for table, rows in document.to_plain().items()])
+            line = _line([{row.table: [self._to_plain(row)]} for row in document.records()])
             if os.write(descriptor, line) != len(line):
                 raise BackendError("The disk is full: nothing was saved.")
             os.fsync(descriptor)
@@ -267,6 +303,23 @@ class FileBackend(StateBackend):
         self._cache.pop(run_id, None)
 
 
+def _apply_line(document: RunDocument, line: bytes, where: str, opened: Callable[[Record], Record]) -> None:
+    """Put a line's rows into a document, each as `opened` makes it."""
+    try:
+        parsed = json.loads(line)
+        text = canonical.dump(parsed["rows"])
+        intact = canonical.digest(text) == parsed["sha256"]
+        tables = parsed["rows"] if intact else []
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptState(f"{where} cannot be read: {error}. The file was left as it is.") from error
+    if not intact:
+        raise CorruptState(f"{where} is damaged: its checksum differs. The file was left as it is.")
+    for table in tables:
+        for name, rows in table.items():
+            for row in rows:
+                document.put(opened(_record(name, row, where)))
+
+
 def _record(table: str, row: dict[str, Any], where: str) -> Any:
     """A stored row. Fields that its record has gained since take their defaults; one of a newer Flujo is refused."""
     try:
@@ -275,10 +328,6 @@ def _record(table: str, row: dict[str, Any], where: str) -> Any:
         raise CorruptState(
             f"{where} cannot be read, a newer Flujo may have written it: {error}. It was left."
         ) from error
-
-
-def _tables(batch: Batch) -> list[dict[str, Any]]:
-    return [{type(row).table: [codec.to_plain(row)]} for row in (*batch.inserts, *batch.updates)]
 
 
 def _line(tables: list[dict[str, Any]]) -> bytes:

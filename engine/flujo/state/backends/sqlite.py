@@ -19,13 +19,16 @@ from typing import Any, ClassVar, TypeVar
 from flujo.batch import Batch, Transition
 from flujo.clock import Clock, SystemClock
 from flujo.document import RunDocument
+from flujo.encryption import Keys
 from flujo.errors import BackendBusy, BackendError, CorruptState, Fenced, FlujoError, OutcomeUnknown
 from flujo.records import AuditEvent, LogChunk, RunHead, StepReport, Tombstone
+from flujo.state.rotation import Rotation, rotate, tables_of
 from flujo.state.backends.sqlite_health import Found, health
 from flujo.state.backends.sqlite_schema import TABLES, check_owner, create_tables
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
 from flujo.state.folders import make_folder
 from flujo.state.ready import ready_runs
+from flujo.state.sealing import SealingDialect
 from flujo.state.sql import Dialect, SqlView, fetch, replace, transact
 from flujo.state.workflow_state import document_of, state_of
 from flujo.transitions import purge
@@ -65,6 +68,7 @@ class SQLiteBackend(StateBackend):
     `synchronous` is `FULL` (a commit that returned survives a power cut) or `NORMAL` (it survives a crash of the
     process, but a power cut may take the last commits). A locked database is waited for up to 20 seconds, then
     `BackendBusy` is raised. A file that is no database, or one of a newer Flujo, is left as it is (`CorruptState`).
+    With `encryption` values are sealed in the file by the first of the keys; plain ones of earlier times stay readable.
     """
 
     lists_runs: ClassVar[bool] = True
@@ -77,6 +81,7 @@ class SQLiteBackend(StateBackend):
         synchronous: str = "FULL",
         clock: Clock | None = None,
         busy_seconds: float = BUSY_SECONDS,
+        encryption: Keys | None = None,
     ) -> None:
         if synchronous not in ("FULL", "NORMAL"):
             raise ValueError(f"synchronous is FULL or NORMAL, not {synchronous!r}.")
@@ -89,7 +94,7 @@ class SQLiteBackend(StateBackend):
         weakref.finalize(self, self._readers.close)
         self._guard = threading.Lock()
         self._known = False
-        self._dialect = Dialect(tables=TABLES)
+        self._dialect = Dialect(tables=TABLES) if encryption is None else SealingDialect(TABLES, keys=encryption)
 
     # Writing
 
@@ -113,6 +118,19 @@ class SQLiteBackend(StateBackend):
         if await self.load(run_id) is not None:
             gone = purge(actor="", reason="delete_state", now=self._clock.now(), facts={})
             await self.transact(run_id, gone)
+
+    async def rotate_keys(self) -> Rotation:
+        if not isinstance(self._dialect, SealingDialect):
+            return await super().rotate_keys()
+        done = await rotate(self._write, self._dialect, tables_of(self._dialect))
+        await asyncio.to_thread(self._scrub)
+        return done
+
+    def _scrub(self) -> None:
+        """Leave nothing of what was replaced in the file's free space and in its log."""
+        with _translated(self.path), closing(self._connect()) as connection:
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     async def _write(self, work: Callable[[sqlite3.Cursor], T]) -> T:
         loop = asyncio.get_running_loop()
@@ -150,6 +168,9 @@ class SQLiteBackend(StateBackend):
 
     async def head(self, run_id: str) -> RunHead | None:
         return next(iter(self._select(RunHead, "run_id = {0}", run_id)), None)
+
+    async def remains(self, run_id: str) -> RunHead | Tombstone | None:
+        return await self.head(run_id) or next(iter(self._select(Tombstone, "run_id = {0}", run_id)), None)
 
     async def heads(self, *, limit: int = 100, after: str = "") -> list[RunHead]:
         return self._select(RunHead, "run_id > {0} ORDER BY run_id LIMIT {1}", after, limit)

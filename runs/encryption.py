@@ -1,0 +1,111 @@
+"""The keys of the site's store, and the model field whose values they seal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from functools import lru_cache
+from typing import Any, ClassVar, Self
+
+from django.conf import settings
+from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import F
+from django.db.models.functions import Substr
+from flujo.encryption import Keys, check_place
+from flujo.errors import KeyMissing
+from flujo.state.payloads import MARK, Keyed, place
+
+
+def site_keys() -> Keys | None:
+    """The keys that the setting `FLUJO_ENCRYPTION_KEYS` lists, the newest first; None without any."""
+    return _keys(tuple(getattr(settings, "FLUJO_ENCRYPTION_KEYS", ())))
+
+
+@lru_cache(maxsize=8)
+def _keys(texts: tuple[str, ...]) -> Keys | None:
+    return Keys(*texts) if texts else None
+
+
+class Opened(str):
+    """A value that was sealed, with the place it was sealed for."""
+
+    __slots__ = ("sealed_for",)
+    sealed_for: str
+
+
+Text: Any = models.TextField
+
+
+class SealedText(Text):
+    """A text column whose values are sealed in the database when the site has keys; a `SealedRow` checks their place.
+
+    To migrations it is a `TextField`. A value whose key is missing stays sealed, so that its page says so.
+    """
+
+    def deconstruct(self) -> Any:
+        name, _, args, kwargs = super().deconstruct()
+        return name, "django.db.models.TextField", args, kwargs
+
+    def get_db_converters(self, connection: BaseDatabaseWrapper) -> list[Callable[..., Any]]:
+        """What opens a column's values; nothing where the site has no keys."""
+        keys = site_keys()
+        return [] if keys is None else [lambda value, _expression, _connection: _opened(keys, value)]
+
+    def pre_save(self, model_instance: models.Model, add: Any) -> Any:
+        value = super().pre_save(model_instance, add)
+        keys = site_keys()
+        if keys is None or not value or value.startswith(MARK):
+            return value
+        return keys.seal(value, _place(model_instance, self.attname))
+
+
+def _opened(keys: Keys, value: str | None) -> str | None:
+    if not value or not value.startswith(MARK):
+        return value
+    try:
+        sealed_for, text = keys.unsealed(value)
+    except KeyMissing:
+        return value
+    opened = Opened(text)
+    opened.sealed_for = sealed_for
+    return opened
+
+
+def _place(row: Any, field: str) -> str:
+    of: Keyed = row.sealed_as
+    return place(of, field, [getattr(row, name) for name in of.key])
+
+
+class SealedRow(models.Model):
+    """A row with sealed texts. `sealed_as` is its record, which names its table and its key in their places."""
+
+    sealed_as: ClassVar[Any]
+
+    class Meta:
+        abstract = True
+
+    @classmethod
+    def from_db(cls, db: str | None, field_names: Collection[str], values: Collection[Any]) -> Self:
+        """The row; raises `CorruptState` when one of its values was sealed for another place."""
+        row = super().from_db(db, field_names, values)
+        loaded = row.__dict__
+        for name, value in list(loaded.items()):
+            if isinstance(value, Opened):
+                if all(part in loaded for part in cls.sealed_as.key):
+                    check_place(value.sealed_for, _place(row, name))
+                loaded[name] = str(value)
+        return row
+
+
+def beginning(field: str, length: int) -> Any:
+    """A query's expression for the first letters of a text, or for the whole of it where it is sealed."""
+    return Substr(field, 1, length) if site_keys() is None else F(field)
+
+
+def unread(rows: models.QuerySet[Any], field: str) -> int:
+    """How many values of a column no key of the site opens."""
+    keys = site_keys()
+    sealed = rows.filter(**{f"{field}__startswith": MARK})
+    for key_id in keys.ids if keys else ():
+        sealed = sealed.exclude(**{f"{field}__startswith": f"{MARK}{key_id}:"})
+    return sealed.count()
