@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from functools import lru_cache
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from django.conf import settings
 from django.db import models
@@ -33,7 +33,10 @@ class Opened(str):
     sealed_for: str
 
 
-Text: Any = models.TextField
+if TYPE_CHECKING:
+    Text = models.TextField[Any, Any]  # at run time Django's fields have no parameters
+else:
+    Text = models.TextField
 
 
 class SealedText(Text):
@@ -85,9 +88,9 @@ class SealedRow(models.Model):
         abstract = True
 
     @classmethod
-    def from_db(cls, db: str | None, field_names: Collection[str], values: Collection[Any]) -> Self:
+    def from_db(cls, db: str | None, field_names: Collection[str], values: Collection[Any], **how: Any) -> Self:
         """The row; raises `CorruptState` when one of its values was sealed for another place."""
-        row = super().from_db(db, field_names, values)
+        row = super().from_db(db, field_names, values, **how)
         loaded = row.__dict__
         for name, value in list(loaded.items()):
             if isinstance(value, Opened):

@@ -299,7 +299,7 @@ class HumanTask(RunRow, SealedRow):
     closed_reason = models.CharField(max_length=300, blank=True)
     due_at = models.DateTimeField(null=True)
     at_deadline = models.CharField(max_length=16, choices=_choices(AtDeadline), null=True)
-    if_expired = models.CharField(max_length=300, blank=True)
+    if_expired = SealedText(blank=True)
     default_answer = SealedText(blank=True)
     contained = models.BooleanField(default=False)
     reminders = models.TextField(blank=True)

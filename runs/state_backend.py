@@ -59,8 +59,9 @@ _MODELS: dict[type[Record], type[Any]] = {
 class DjangoBackend(StateBackend):
     """Stores runs in the database `using`; the console shows those of the default one.
 
-    With the setting `FLUJO_ENCRYPTION_KEYS` its values are sealed. Several processes and hosts may share it. `transact_now` is the whole write path, synchronous; the async methods run
-    it on a few threads that keep their connections.
+    Several processes and hosts may share it. With the setting `FLUJO_ENCRYPTION_KEYS` its values are sealed.
+    `transact_now` is the whole write path, synchronous; the async methods run it on a few threads that keep their
+    connections.
     """
 
     lists_runs: ClassVar[bool] = True
@@ -104,7 +105,9 @@ class DjangoBackend(StateBackend):
 
         try:
             if known is not None:
-                written = write_on_known(connection, _dialect(self.using, self._keys, of_driver=True), decide_alone, known)
+                written = write_on_known(
+                    connection, _dialect(self.using, self._keys, of_driver=True), decide_alone, known
+                )
                 if written is not None:
                     return written
             with transaction.atomic(using=self.using), connection.cursor() as cursor:
@@ -206,7 +209,16 @@ class DjangoBackend(StateBackend):
         if not isinstance(dialect, SealingDialect):
             return await super().rotate_keys()
         schedules = Table(connections[self.using].ops.quote_name(_table(models.Schedule)), ScheduleInput(), ("input",))
-        return await rotate(self._in_transaction, dialect, [*tables_of(dialect), schedules])
+        done = await rotate(self._in_transaction, dialect, [*tables_of(dialect), schedules])
+        await self._in_thread(self._scrub)
+        return done
+
+    def _scrub(self) -> None:
+        """Leave nothing of what was replaced in an SQLite file; PostgreSQL's own vacuum does it in its time."""
+        if connections[self.using].vendor == "sqlite":
+            with connections[self.using].cursor() as cursor:
+                cursor.execute("VACUUM")
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     async def _in_transaction(self, work: Callable[[Any], T]) -> T:
         def call() -> T:
@@ -229,8 +241,8 @@ class DjangoBackend(StateBackend):
         return next(iter(await self._select(RunHead, "run_id = {0}", run_id)), None)
 
     async def remains(self, run_id: str) -> RunHead | records.Tombstone | None:
-        head, tombstones = await self.head(run_id), self._select(records.Tombstone, "run_id = {0}", run_id)
-        return head or next(iter(await tombstones), None)
+        head = await self.head(run_id)
+        return head or next(iter(await self._select(records.Tombstone, "run_id = {0}", run_id)), None)
 
     async def heads(self, *, limit: int = 100, after: str = "") -> list[RunHead]:
         return await self._select(RunHead, "run_id > {0} ORDER BY run_id LIMIT {1}", after, limit)

@@ -81,9 +81,7 @@ def is_sealed(text: str) -> bool:
 def check_place(sealed_for: str, place: str) -> None:
     """Raise `CorruptState` when a value was sealed for another place than the one it was found in."""
     if sealed_for != place:
-        raise CorruptState(
-            f"The value of {place} was written for {sealed_for}: somebody moved it. It was left there."
-        )
+        raise CorruptState(f"The value of {place} was written for {sealed_for}: somebody moved it. It was left there.")
 
 
 def new_key() -> str:

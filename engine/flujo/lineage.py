@@ -71,14 +71,15 @@ def fork_of(
     if taken:
         delta = changes(_folded(json.loads(start.context), taken[:-1]), after)
         taken[-1] = dataclasses.replace(taken[-1], context_changes=canonical.dump(delta) if delta else None)
-    changed = differences(before, after, secret=secret_fields(entry.context_model))
+    changed = list(differences(before, after, secret=secret_fields(entry.context_model)))
     lineage = Lineage(
         run_id=head.run_id,
         reason=reason,
         step=from_step,
         index=index,
         taken=tuple(taken),
-        edits=tuple(_short(edit, secrets) for edit in changed),
+        edits=tuple(_short(edit, secrets, LONGEST_VALUE) for edit in changed),
+        edits_by_digest=tuple(_short(edit, secrets, 0) for edit in changed),
         seq=head.seq,
         chain=head.chain,
     )
@@ -206,17 +207,17 @@ def secret_fields(model: type[PipelineContext]) -> set[str]:
     return {name for name, text in texts.items() if _WRITE_ONLY in text or (deeper and "$ref" in text)}
 
 
-def _short(edit: dict[str, Any], secrets: Secrets) -> dict[str, Any]:
-    """An edit as the audit keeps it: large values by their digest, secret ones not at all."""
+def _short(edit: dict[str, Any], secrets: Secrets, longest: int) -> dict[str, Any]:
+    """An edit as the audit keeps it: values of more letters than `longest` by their digest, secret ones not at all."""
     pointer = edit["pointer"]
     if secrets.keys & set(pointer.split("/")):
         return {"pointer": pointer, "before": HIDDEN, "after": HIDDEN}
-    return {name: value if name == "pointer" else _text(secrets.hide(value)) for name, value in edit.items()}
+    return {name: value if name == "pointer" else _text(secrets.hide(value), longest) for name, value in edit.items()}
 
 
-def _text(value: Any) -> Any:
+def _text(value: Any, longest: int) -> Any:
     text = canonical.dump(value)
-    return value if len(text) <= LONGEST_VALUE else f"sha256:{canonical.digest(text)}"
+    return value if len(text) <= longest or value == HIDDEN else f"sha256:{canonical.digest(text)}"
 
 
 def _edited(entry: RegisteredPipeline, before: Fields, edits: Fields) -> Fields:

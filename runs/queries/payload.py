@@ -18,7 +18,9 @@ CUT = 4_000
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """`kind` is `tree`, `large`, `hidden`, `sealed` (its key is missing) or `absent`; `value` is set for a tree, `beginning` for a large one."""
+    """`kind` is `tree`, `large`, `hidden`, `sealed` (no key here opens it) or `absent`.
+
+    `value` is set for a tree, `beginning` for a large one."""
 
     kind: str
     value: Any = None

@@ -149,7 +149,6 @@ def _collect(run: Run, tops: list[str]) -> tuple[dict[str, _Traces], bool]:
     decisions = _newest(Decision.objects.filter(run=run), tops, "generation")
     waits = _newest(RunWait.objects.filter(run=run), tops, "generation")
     for checkpoint in checkpoints:
-        checkpoint.preview = checkpoint.preview[: PREVIEW + 1]
         traces[checkpoint.path].checkpoint = checkpoint
     for attempt in attempts:
         traces[attempt.path].attempts.append(attempt)

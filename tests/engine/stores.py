@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flujo.encryption import Keys
 from flujo.state.backends.file import FileBackend
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.backends.sqlite import SQLiteBackend
 from flujo.state.base import StateBackend
+
+KEYS = Keys("5pxLY3nqCRvI1g2Mlt0Tz6HsTTjPOEs5SzyMdRwTRMk=")  # of tests alone
 
 
 class JsonFiles(StateBackend):
@@ -89,6 +92,7 @@ def make_store(name: str, folder: Path) -> Store:
         "memory": lambda: memory,
         "file": lambda: FileBackend(folder / "runs"),
         "sqlite": lambda: SQLiteBackend(folder / "runs.db"),
+        "sealed": lambda: SQLiteBackend(folder / "runs.db", encryption=KEYS),
         "three_methods": lambda: JsonFiles(folder / "states"),
     }
     return Store(name, opens[name])
@@ -117,5 +121,5 @@ BUILT_IN = [
         "postgres", marks=[pytest.mark.services, pytest.mark.django_db(transaction=True, databases=["postgres"])]
     ),
 ]
-EVERY = [*BUILT_IN, "three_methods"]
+EVERY = [*BUILT_IN, pytest.param("sealed", marks=pytest.mark.slow), "three_methods"]
 DURABLE = BUILT_IN[1:]

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from flujo import Flujo, Pipeline, PipelineContext, PipelineRegistry, Reject, Step, StepContext, step
+from flujo import Flujo, Pipeline, PipelineContext, PipelineRegistry, Reject, Step, StepContext, canonical, step
 from flujo.errors import IllegalTransition, InvalidInput, PipelineChanged, RunConflict, RunNotFound
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.backends.sqlite import SQLiteBackend
@@ -19,6 +19,7 @@ from flujo.testing import FakeClock, crash_points
 from pydantic import BaseModel, SecretStr
 
 from tests.engine.making import Ledger, document_of, head_of, kinds_of, runner_of
+from tests.engine.stores import Store
 
 
 class Offer(PipelineContext):
@@ -98,7 +99,8 @@ async def test_fork_leaves_the_original_as_it_was_byte_for_byte(backend: StateBa
     assert await whole(backend, "r") == before
 
 
-async def test_fork_says_where_it_comes_from_and_what_was_edited(backend: StateBackend, ledger: Ledger) -> None:
+async def test_fork_says_where_it_comes_from_and_what_was_edited(store: Store, ledger: Ledger) -> None:
+    backend = store.backend
     runner = await failed_offer(backend, ledger)
     edits = {"discount": 10, "notes": ["x" * 600]}
     await runner.fork_async("r", from_step="check", context=edits, new_run_id="f", actor="ana", reason="agreed")
@@ -114,9 +116,12 @@ async def test_fork_says_where_it_comes_from_and_what_was_edited(backend: StateB
     assert events[1].actor == "ana"
     assert (said["run"], said["seq"], said["chain"], said["reason"]) == ("r", original.seq, original.chain, "agreed")
     discount, notes = said["edits"]
-    assert discount == {"pointer": "/discount", "before": 30, "after": 10}
-    assert notes["before"] == ["read", "price"]
     assert notes["after"].startswith("sha256:")
+    if store.name == "sealed":  # an event holds no value of a store that encrypts them
+        assert discount["before"] == f"sha256:{canonical.digest('30')}"
+    else:
+        assert discount == {"pointer": "/discount", "before": 30, "after": 10}
+        assert notes["before"] == ["read", "price"]
 
 
 async def test_fork_without_edits_resumes_from_an_earlier_step(backend: StateBackend, ledger: Ledger) -> None:

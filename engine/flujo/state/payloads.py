@@ -38,7 +38,7 @@ TEXTS: dict[type[Record], tuple[str, ...]] = {
     RunHead: ("error_message",),
     Attempt: ("error_message", "traceback"),
     StepReport: ("note",),
-    HumanTask: ("message",),
+    HumanTask: ("message", "if_expired"),
 }
 PAYLOADS = {record: JSON.get(record, ()) + TEXTS.get(record, ()) for record in (*JSON, *TEXTS)}
 
@@ -72,7 +72,19 @@ def refuse_sealed(record: type[Record], fields: Sequence[Sequence[Any]]) -> None
     """
     for position in _JSON_POSITIONS.get(record, ()):
         if max(filter(None, fields[position]), default="") >= MARK[0]:
-            raise KeyMissing(
-                f"A stored {record.__name__} is encrypted, and this process was given no key. Nothing was changed: "
-                "give it the keys of the store."
-            )
+            raise _missing(record)
+
+
+def plain(record: Record) -> Record:
+    """The row as it is. Raises `KeyMissing` when one of its values is sealed."""
+    for name in JSON.get(type(record), ()):
+        if (getattr(record, name) or "").startswith(MARK):
+            raise _missing(type(record))
+    return record
+
+
+def _missing(record: type[Record]) -> KeyMissing:
+    return KeyMissing(
+        f"A stored {record.__name__} is encrypted, and this process was given no key. Nothing was changed: give it the "
+        "keys of the store."
+    )

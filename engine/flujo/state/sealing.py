@@ -6,16 +6,15 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, cast
 
 from flujo import codec
 from flujo.encryption import Keys
 from flujo.errors import CorruptState, KeyMissing
 from flujo.records import Record, RunHead
-from flujo.state.payloads import PAYLOADS, place, positions, refuse_sealed
+from flujo.state.payloads import PAYLOADS, place, plain, positions
 from flujo.state.sql import Dialect
 
-R = TypeVar("R", bound=Record)
 _POSITIONS = {record: tuple(zip(at, PAYLOADS[record], strict=True)) for record, at in positions(PAYLOADS).items()}
 _KEYS = positions({record: record.key for record in PAYLOADS})
 
@@ -75,28 +74,27 @@ def row_writer(keys: Keys | None) -> Callable[[Record], dict[str, Any]]:
         return codec.to_plain
 
     def write(record: Record) -> dict[str, Any]:
-        plain = codec.to_plain(record)
-        return {**plain, **_sealed(keys, record, plain)}
+        values = codec.to_plain(record)
+        return {**values, **_sealed(keys, record, values)}
 
     return write
 
 
-def row_reader(keys: Keys | None) -> Callable[[R], R]:
+def row_reader(keys: Keys | None) -> Callable[[Record], Record]:
     """What opens a record that was read. Raises `KeyMissing` and `CorruptState`."""
+    if keys is None:
+        return plain
 
-    def read(record: R) -> R:
+    def read(record: Record) -> Record:
         kind, key = type(record), record.key_values()
         values = {field: getattr(record, field) for field in PAYLOADS.get(kind, ())}
-        if keys is None:
-            refuse_sealed(kind, [[getattr(record, name)] for name in codec.columns(kind)] if values else [])
-            return record
         opened = open_if_possible if kind is RunHead else Keys.open
         changed = {
-            field: plain
+            field: inside
             for field, text in values.items()
-            if text and (plain := opened(keys, text, place(kind, field, key))) != text
+            if text and (inside := opened(keys, text, place(kind, field, key))) != text
         }
-        return dataclasses.replace(record, **changed) if changed else record
+        return cast(Record, dataclasses.replace(cast(Any, record), **changed)) if changed else record
 
     return read
 

@@ -19,7 +19,8 @@ class Lineage:
     """Where a new run comes from. `step` is "" for a rerun; a fork begins with it, at the top-level `index`.
 
     `taken` are the checkpoints of the steps before, `edits` what was changed in the context (`pointer`, `before`,
-    `after`); `seq` and `chain` say how far the history of the other run went.
+    `after`), `edits_by_digest` the same for a store that encrypts values; `seq` and `chain` say how far the history of
+    the other run went.
     """
 
     run_id: str
@@ -28,6 +29,7 @@ class Lineage:
     index: int = 0
     taken: tuple[Checkpoint, ...] = ()
     edits: tuple[dict[str, Any], ...] = ()
+    edits_by_digest: tuple[dict[str, Any], ...] = ()
     seq: int = 0
     chain: str = ""
 
@@ -44,7 +46,7 @@ def take_over(draft: Draft, lineage: Lineage, facts: dict[str, Any]) -> None:
         run=lineage.run_id,
         seq=lineage.seq,
         chain=lineage.chain,
-        edits=[_by_digest(edit) for edit in lineage.edits] if draft.view.seals else list(lineage.edits),
+        edits=list(lineage.edits_by_digest if draft.view.seals else lineage.edits),
         reason=lineage.reason,
         **facts,
     )
@@ -58,11 +60,3 @@ def take_over(draft: Draft, lineage: Lineage, facts: dict[str, Any]) -> None:
         draft.insert(
             dataclasses.replace(checkpoint, run_id=draft.head.run_id, seq=draft.has("seq"), fence=NO_FENCE, attempt=0)
         )
-
-
-def _by_digest(edit: dict[str, Any]) -> dict[str, Any]:
-    """An edit as a store tells it that encrypts values: by the digests of the values before and after."""
-    return {
-        name: value if name == "pointer" else f"sha256:{canonical.digest(canonical.dump(value))}"
-        for name, value in edit.items()
-    }

@@ -32,7 +32,9 @@ class Command(BaseCommand):
 
     def _show(self, report: Report) -> None:
         if report.unread:
-            self.stderr.write(f"{report.unread:,} values were not compared: the site lacks the keys they are encrypted with")
+            self.stderr.write(
+                f"{report.unread:,} values were not compared: the site lacks the keys they are encrypted with"
+            )
         chains = f" of {report.chains:,} runs" if report.store == "runs" else ""
         if report.intact:
             head = f", head {report.head}" if report.head else ""

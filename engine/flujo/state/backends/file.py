@@ -21,11 +21,11 @@ from flujo.document import RunDocument
 from flujo.encryption import Keys
 from flujo.errors import BackendError, CorruptState, KeyMissing, OutcomeUnknown
 from flujo.records import AuditEvent, Record, RunHead, Tombstone
-from flujo.state.rotation import Rotation
 from flujo.state.backends.file_places import Places
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
 from flujo.state.folders import make_folder, sync_folder
 from flujo.state.ready import first_ready
+from flujo.state.rotation import Rotation
 from flujo.state.sealing import row_reader, row_writer, stale_values
 from flujo.state.workflow_state import document_of, state_of
 from flujo.threads import in_thread

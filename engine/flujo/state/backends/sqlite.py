@@ -22,12 +22,12 @@ from flujo.document import RunDocument
 from flujo.encryption import Keys
 from flujo.errors import BackendBusy, BackendError, CorruptState, Fenced, FlujoError, OutcomeUnknown
 from flujo.records import AuditEvent, LogChunk, RunHead, StepReport, Tombstone
-from flujo.state.rotation import Rotation, rotate, tables_of
 from flujo.state.backends.sqlite_health import Found, health
 from flujo.state.backends.sqlite_schema import TABLES, check_owner, create_tables
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
 from flujo.state.folders import make_folder
 from flujo.state.ready import ready_runs
+from flujo.state.rotation import Rotation, rotate, tables_of
 from flujo.state.sealing import SealingDialect
 from flujo.state.sql import Dialect, SqlView, fetch, replace, transact
 from flujo.state.workflow_state import document_of, state_of
