@@ -27,7 +27,8 @@ from flujo.state.backends.sqlite import SQLiteBackend
 from flujo.state.backends.sqlite_schema import TABLES
 from flujo.state.base import StateBackend
 from flujo.state.payloads import PAYLOADS
-from flujo.state.rotation import AT_ONCE
+from flujo.state.rotation import AT_ONCE, rotate, tables_of
+from flujo.state.sealing import SealingDialect
 from flujo.status import RunStatus
 from flujo.verify import verify_store
 from pydantic import BaseModel
@@ -420,3 +421,24 @@ def test_every_value_in_every_table_is_sealed(tmp_path: Path) -> None:
             for field in fields:
                 for (text,) in connection.execute(f"SELECT {field} FROM {TABLES[record]}"):
                     assert not text or is_sealed(text), (record, field)
+
+
+async def test_rotation_changes_no_value_that_was_written_since_it_was_read(tmp_path: Path) -> None:
+    backend = SQLiteBackend(tmp_path / "runs.db", encryption=Keys(OLD))
+    await runner(backend).run_async("canary-input", run_id="r")
+    await backend.close()
+    with closing(sqlite3.connect(tmp_path / "runs.db", isolation_level=None)) as connection:
+
+        class Meanwhile(Keys):
+            def open(self, text: str, place: str) -> str:
+                if '"output"' in place:
+                    connection.execute("UPDATE flujo_checkpoint SET output = 'newer'")
+                return super().open(text, place)
+
+        async def in_transaction(work: Callable[[Any], Any]) -> Any:
+            return work(connection.cursor())
+
+        dialect = SealingDialect(TABLES, keys=Meanwhile(NEW, OLD))
+        done = await rotate(in_transaction, dialect, tables_of(dialect))
+        stored = connection.execute("SELECT output FROM flujo_checkpoint").fetchone()
+    assert (stored, done.complete, done.left) == (("newer",), False, 1)

@@ -121,5 +121,8 @@ def test_rotation_without_keys_says_that_there_are_none() -> None:
 
 
 def test_inbox_does_not_search_in_what_is_sealed(order: Run, sign_in: SignIn, operator: User) -> None:
-    client = sign_in(operator)
-    assert "/runs/r/" not in client.get("/", {"q": "flujo1"}).content.decode()
+    client, task = sign_in(operator), HumanTask.objects.get(run=order)
+    Run.objects.filter(pk="r").update(title="A chair")
+    for query, found in (("", True), ("A chair", True), (stored("humantask", "message")[20:24], False)):
+        page = client.get("/inbox/", {"view": "all", "q": query}).content.decode()
+        assert (task.get_absolute_url() in page) is found, query
