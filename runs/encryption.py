@@ -12,7 +12,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F
 from django.db.models.functions import Substr
 from flujo.encryption import Keys, check_place
-from flujo.errors import KeyMissing
+from flujo.errors import CorruptState, KeyMissing
 from flujo.state.payloads import MARK, Keyed, place
 
 
@@ -27,7 +27,7 @@ def _keys(texts: tuple[str, ...]) -> Keys | None:
 
 
 class Opened(str):
-    """A value that was sealed, with the place it was sealed for."""
+    """A value that was sealed, with the place it was sealed for; "" when it was changed since."""
 
     __slots__ = ("sealed_for",)
     sealed_for: str
@@ -69,6 +69,8 @@ def _opened(keys: Keys, value: str | None) -> str | None:
         sealed_for, text = keys.unsealed(value)
     except KeyMissing:
         return value
+    except CorruptState:
+        sealed_for, text = "", value  # no place: the row that it is read into refuses it
     opened = Opened(text)
     opened.sealed_for = sealed_for
     return opened

@@ -95,6 +95,19 @@ def test_row_with_the_value_of_another_is_refused(order: Run) -> None:
         RunInput.objects.get(pk="r")
 
 
+@pytest.mark.tampers
+def test_verification_names_a_value_that_was_changed_or_moved_and_goes_on(order: Run) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE flujo_runs_checkpoint SET output = (SELECT context FROM flujo_runs_runinput)")
+    assert verify_runs().bad == 1
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE flujo_runs_checkpoint SET output = substr(output, 1, length(output) - 8) || 'AAAAAAA='")
+    report = verify_runs()
+    assert (report.bad, report.unread) == (1, 0)
+    with pytest.raises(CorruptState):
+        Checkpoint.objects.get()
+
+
 def test_rotation_reaches_runs_and_schedules(order: Run, settings: Any) -> None:
     schedule()
     assert "canary" not in stored("schedule", "input")
