@@ -58,10 +58,23 @@ class Flujo:
         self.pipeline_name = pipeline_name
         self.pipeline_version = pipeline_version
         self.backend = state_backend or InMemoryBackend()
+        self.context_model = context_model
         self.clock = clock or SystemClock()
-        self._scope = Scope(registry, pipeline_name, pipeline_version, context_model, self.backend, self.clock, lease)
+        self.lease = lease
         for version in registry.versions(pipeline_name):
             check_capable(self.backend, registry.get(pipeline_name, version))
+
+    @property
+    def _scope(self) -> Scope:
+        return Scope(
+            registry=self.registry,
+            pipeline_name=self.pipeline_name,
+            pipeline_version=self.pipeline_version,
+            context_model=self.context_model,
+            backend=self.backend,
+            clock=self.clock,
+            lease=self.lease,
+        )
 
     # Start
 

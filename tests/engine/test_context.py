@@ -11,7 +11,7 @@ from flujo import Flujo, PipelineContext, PipelineRegistry, step
 from flujo.context import changes, fold
 from flujo.errors import InvalidInput
 from flujo.state.base import StateBackend
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -46,6 +46,7 @@ def exact(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.tuples(FIELDS, FIELDS) | grown())
 @example(({"a": 1}, {"a": True}))
 @example(({"a": 1}, {"a": 1.0}))
