@@ -106,20 +106,22 @@ async def _begin(hold: Hold, call: Call) -> Failure | None:
     if last is not None and last.final and last.round == hold.head.round:
         return Failure(call.path, StepError(last.error_type, last.error_message, last.traceback))
     if hold.held and (last is None or last.outcome is not None or last.fence != hold.fence):
-        await _until_due(hold, call.path)
-        await hold.commit(transitions.begin_attempt(call.path, fence=hold.fence, now=hold.now()))
+        now = await _until_due(hold, call.path)
+        await hold.commit(transitions.begin_attempt(call.path, fence=hold.fence, now=now))
         hold.set_attempt_number(call.path, number + 1)
     return None
 
 
-async def _until_due(hold: Hold, path: str) -> None:
-    """Wait for the instant of the next attempt, if it was put off."""
+async def _until_due(hold: Hold, path: str) -> datetime:
+    """Wait for the instant of the next attempt, if it was put off. A clock that goes back then takes nothing back."""
     wait = hold.document.retry_wait(path)
-    if wait is not None and wait.due_at is not None:
-        if wait.due_at - hold.now() > SHORT_WAIT:
-            raise Suspended(wait.due_at)
-        with hold.stoppable():
-            await hold.sleep_until(wait.due_at)
+    if wait is None or wait.due_at is None:
+        return hold.now()
+    if wait.due_at - hold.now() > SHORT_WAIT:
+        raise Suspended(wait.due_at)
+    with hold.stoppable():
+        await hold.sleep_until(wait.due_at)
+    return max(hold.now(), wait.due_at)
 
 
 def _failures(hold: Hold, path: str) -> int:

@@ -307,3 +307,32 @@ async def test_retry_by_a_person_does_not_wait_for_an_old_delay(backend: StateBa
     done = await runner.retry_async("r")
 
     assert (done.output, moments[2]) == (2, before)
+
+
+async def test_attempt_is_recorded_though_the_clock_goes_back_when_it_is_due(backend: StateBackend) -> None:
+    class Turned(FakeClock):
+        looks: int | None = None
+
+        async def sleep(self, seconds: float) -> None:
+            await super().sleep(seconds)
+            if seconds == pause:
+                self.looks = 0
+
+        def now(self) -> datetime:
+            if self.looks is None:
+                return super().now()
+            self.looks += 1
+            return super().now() - (timedelta(0) if self.looks == 1 else timedelta(seconds=10))
+
+    pause, tries = 0.5, []
+
+    @step(retry=RetryPolicy(1, timedelta(seconds=1)))
+    async def charge(value: int, ctx: StepContext) -> int:
+        tries.append(ctx.attempt)
+        raise ConnectionError("the bank is away")
+
+    clock = Turned()
+    clock.random = lambda: 0.0  # type: ignore[method-assign]
+    ended = await runner_of(charge, backend, clock=clock).run_async(1, run_id="r")
+    assert ended.status is RunStatus.FAILED
+    assert [row.number for row in (await document_of(backend, "r")).attempts_of("charge")] == tries == [1, 2]
