@@ -9,7 +9,8 @@ from typing import Any
 
 from django.core import signing
 from django.utils import timezone
-from flujo.errors import FlujoError, InvalidInput, NotAllowed
+from flujo.batch import Batch, RunView, Transition
+from flujo.errors import FlujoError, InvalidInput, NotAllowed, RunNotFound
 from flujo.records import RunHead
 from flujo.transitions import purge as purge_transition
 
@@ -143,12 +144,24 @@ def purge(
             actor=actor.get_username(), reason=reason, now=timezone.now(), facts=origin.facts(), allowed=check
         )
         try:
-            DjangoBackend().transact_now(run_id, transition)
+            DjangoBackend().transact_now(run_id, _of_visible(actor, transition))
         except FlujoError as error:
             result.skipped.append(Skipped(run_id, error.message))
         else:
             result.deleted.append(run_id)
     return result
+
+
+def _of_visible(actor: Any, transition: Transition) -> Transition:
+    """The transition of a run that `actor` may see; any other one is, for `actor`, not there."""
+
+    def checked(view: RunView) -> Batch:
+        row = view.head or view.tombstone
+        if row is not None and not access.may(actor, "view", row.pipeline):
+            raise RunNotFound(f"No run has the id {view.run_id!r}.")
+        return transition(view)
+
+    return checked
 
 
 def require_delete(actor: Any, origin: Origin) -> None:

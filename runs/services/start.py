@@ -48,7 +48,7 @@ def start(
             access.require(actor, "start", pipeline)
             run_id = run_id_for(pipeline, idempotency_key, run_id, SystemClock())
             new = new_run(
-                registry.get(pipeline, (_begun_by(run_id) if idempotency_key else None) or version),
+                registry.get(pipeline, (_begun_by(pipeline, run_id) if idempotency_key else None) or version),
                 data,
                 {"run_id": run_id},
                 title=title,
@@ -67,6 +67,7 @@ def start(
         raise
 
 
-def _begun_by(run_id: str) -> str | None:
-    """The version of the run that a key already stands for: its input is read as that one read it."""
-    return Run.objects.filter(pk=run_id).values_list("version", flat=True).first()
+def _begun_by(pipeline: str, run_id: str) -> str | None:
+    """The version by which the run of a key was begun, if it is still here: its input is read as that one read it."""
+    begun = Run.objects.filter(pk=run_id).values_list("version", flat=True).first()
+    return begun if begun in registry.versions(pipeline) else None

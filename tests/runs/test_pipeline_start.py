@@ -96,6 +96,14 @@ def test_start_sent_again_with_other_values_is_refused_and_starts_nothing(client
     assert Run.objects.count() == 1
 
 
+def test_start_sent_again_after_its_version_is_gone_gives_the_run_that_is_there(client: Client) -> None:
+    sent = order(client)
+    first = client.post(URL, sent)
+    Run.objects.update(version="0.9.0")  # as if a deploy had replaced it meanwhile
+    assert client.post(URL, sent)["Location"] == first["Location"]
+    assert Run.objects.count() == 1
+
+
 def test_start_keeps_the_key_that_the_form_was_shown_with(client: Client) -> None:
     sent = order(client)
     run = Run.objects.get(pk=client.post(URL, sent)["Location"].split("/")[2])

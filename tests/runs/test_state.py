@@ -268,8 +268,16 @@ def test_cleanup_refuses_and_records_a_person_without_the_permission(sign_in: Si
     assert SiteEvent.objects.filter(kind="action.refused", actor="vera").count() == 2
 
 
-def test_cleanup_skips_a_run_of_another_pipeline(sign_in: SignIn) -> None:
+def test_cleanup_says_nothing_of_a_run_that_the_person_may_not_see() -> None:
     person = factories.user("dora", can=["view", "delete"], on="invoices")
+    hidden = [old_runs(1)[0].pk, factories.run("busy").pk, factories.tombstone("gone").run_id]
+    result = purge(actor=person, run_ids=[*hidden, "absent"], reason="Old.", origin=ORIGIN)
+    assert [skipped.why for skipped in result.skipped] == [f"No run has the id {it!r}." for it in [*hidden, "absent"]]
+
+
+def test_cleanup_skips_a_run_of_another_pipeline() -> None:
+    person = factories.user("dora", can=["view"])
+    factories.grant(person, "delete", on="invoices")
     (run,) = old_runs(1)
     result = purge(actor=person, run_ids=[run.pk], reason="Old.", origin=ORIGIN)
     assert [skipped.why for skipped in result.skipped] == ["You may not delete runs of orders."]
