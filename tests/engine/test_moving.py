@@ -113,6 +113,18 @@ async def test_a_no_that_is_said_while_a_run_is_held_for_a_move_names_its_end() 
     assert (done.status, done.outcome) == (RunStatus.COMPLETED, Outcome.REJECTED)
 
 
+async def test_move_of_a_failed_run_tells_its_history_no_value() -> None:
+    @step
+    async def fails(value: str) -> str:
+        raise ValueError(f"{value} is wrong")
+
+    here, there = InMemoryBackend(), InMemoryBackend()
+    await runner_of(fails, here).run_async("the-canary", run_id="r")
+    moved = await carry(here, there)
+    assert "the-canary" in moved.error_message
+    assert not any("the-canary" in event.body for event in await there.events("r"))
+
+
 async def test_leased_run_is_not_moved(built_in: Store, ledger: Ledger) -> None:
     with pytest.raises(Crash):
         await runner_of(order_pipeline(ledger, crash_in="price"), built_in.backend).run_async("lamp", run_id="r")

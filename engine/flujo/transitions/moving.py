@@ -41,7 +41,8 @@ def leave(to: str, *, actor: str, now: datetime, facts: dict[str, Any]) -> Trans
         if head.status is RunStatus.RUNNING:
             lose_attempts(draft)
             draft.set(status=RunStatus.QUEUED, holder=None, lease_expires_at=None)
-        was = {name: _plain(draft.has(name)) for name in _KEPT}
+        kept = _KEPT if head.active else ("status",)  # an ended run stays as it is; its error may quote values
+        was = {name: _plain(draft.has(name)) for name in kept}
         if head.active:
             draft.set(
                 status=RunStatus.PAUSED,
