@@ -8,7 +8,7 @@ from asgiref.sync import sync_to_async
 from django.db.models import Q
 from flujo import PipelineRegistry, transitions
 from flujo.deploy import Course, settle, settling
-from flujo.errors import Fenced, RunFinished, RunIsLeased
+from flujo.errors import CorruptState, Fenced, RunFinished, RunIsLeased
 from flujo.state.ready import is_ready
 from flujo.status import OnChange, RunStatus
 
@@ -25,17 +25,25 @@ async def follow_policies(backend: DjangoBackend, registry: PipelineRegistry, no
     """
     parked = []
     for run_id in await sync_to_async(_candidates)(backend.using, registry, now):
-        await backend.transact(run_id, transitions.ring(now=now))  # what is due at a question needs none of the code
-        document = await backend.load(run_id)
-        if document is None or document.head is None or not is_ready(document.head, now):
-            continue
         try:
-            verdict = await settle(registry, document, backend, now)
+            why = await _follow_policy(run_id, backend, registry, now)
         except (Fenced, RunIsLeased, RunFinished):
             continue  # it moved meanwhile: another look comes soon
-        if verdict.course is Course.PARK:
-            parked.append((run_id, verdict.why))
+        except CorruptState as error:
+            why = error.message  # nothing can be done with it here, but with the others
+        if why:
+            parked.append((run_id, why))
     return parked
+
+
+async def _follow_policy(run_id: str, backend: DjangoBackend, registry: PipelineRegistry, now: datetime) -> str:
+    """Why the run was parked; "" when it was not."""
+    await backend.transact(run_id, transitions.ring(now=now))  # what is due at a question needs none of the code
+    document = await backend.load(run_id)
+    if document is None or document.head is None or not is_ready(document.head, now):
+        return ""
+    verdict = await settle(registry, document, backend, now)
+    return verdict.why if verdict.course is Course.PARK else ""
 
 
 def settle_now(run_id: str, registry: PipelineRegistry, now: datetime) -> bool:

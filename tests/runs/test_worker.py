@@ -207,6 +207,19 @@ def test_worker_leaves_a_damaged_run_alone_and_executes_the_others(
     assert len([line for line in caplog.messages if damaged.pk in line]) == 1
 
 
+def test_damaged_run_keeps_no_other_one_from_what_a_deploy_means_for_it(
+    registry: PipelineRegistry, queue: Start
+) -> None:
+    damaged, fine = queue(done), queue(done)
+    damaged.start.delete()
+    after = PipelineRegistry()
+    after.register(done, name="counted", version="2.0.0", on_change="migrate")
+    after.migration("counted", "1.0.0", "2.0.0")(lambda run: None)
+    with working(after):
+        eventually(lambda: status(fine) == RunStatus.COMPLETED)
+    assert status(damaged) == RunStatus.QUEUED
+
+
 def test_sweeper_hints_again_at_what_was_lost(registry: PipelineRegistry, queue: Start) -> None:
     run = queue(done)
     heard: list[str] = []
