@@ -15,6 +15,7 @@ from flujo.records import RunHead
 from flujo.registry import PipelineRegistry, RegisteredPipeline
 from flujo.state.base import StateBackend
 from flujo.status import OnChange
+from flujo.transitions.moving import is_moving
 
 
 class Course(StrEnum):
@@ -55,6 +56,8 @@ def judge(registry: PipelineRegistry, head: RunHead) -> Verdict:
     if head.pipeline not in registry.names():
         return Verdict(Course.LEAVE, f"No version of {head.pipeline} is registered here. {_name(head)}")
     there = _in_its_place(registry, head)
+    if is_moving(head):
+        return Verdict(Course.LEAVE, f"Run {head.run_id} is being moved to another store.", there)
     why, policy = f"{_name(head)} {_differs(head, there)}", policy_of(registry, head)
     if policy is OnChange.PIN:
         return Verdict(Course.LEAVE, f"{why} The run is pinned: it waits for a process that has its version.", there)

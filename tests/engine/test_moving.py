@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flujo import Flujo, Pipeline, Reject, Step, step, transitions
+from flujo import Flujo, Pipeline, PipelineRegistry, Reject, Step, step, transitions
 from flujo.batch import Batch, Transition
 from flujo.clock import SystemClock
 from flujo.copying import whole
-from flujo.errors import Fenced, FlujoError, IllegalTransition, RunDeleted, RunIsLeased, StaleState
+from flujo.errors import Fenced, FlujoError, IllegalTransition, PipelineChanged, RunDeleted, RunIsLeased, StaleState
 from flujo.moving import Place, move
 from flujo.records import RunHead
 from flujo.state.backends.file import FileBackend
@@ -22,7 +22,7 @@ from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.backends.sqlite import SQLiteBackend
 from flujo.state.base import StateBackend
 from flujo.status import Outcome, RunStatus, Wait
-from flujo.transitions.moving import leave
+from flujo.transitions.moving import is_moving, leave
 from flujo.verify import verify_run
 
 from tests.engine.making import Crash, Ledger, bury_holder, head_of, hold_elsewhere, kinds_of, order_pipeline, runner_of
@@ -123,6 +123,21 @@ async def test_move_of_a_failed_run_tells_its_history_no_value() -> None:
     moved = await carry(here, there)
     assert "the-canary" in moved.error_message
     assert not any("the-canary" in event.body for event in await there.events("r"))
+
+
+async def test_run_that_is_being_moved_is_not_migrated_on_the_way(ledger: Ledger) -> None:
+    here = InMemoryBackend()
+    pipeline = order_pipeline(ledger)
+    await runner_of(pipeline, here).run_async("lamp", run_id="r")
+    await here.transact("r", leave("there", actor="ana", now=SystemClock().now(), facts={}))
+    registry = PipelineRegistry()
+    registry.register(pipeline, name="demo", version="2.0.0", on_change="migrate")
+    registry.migration("demo", "1.0.0", "2.0.0")(lambda run: None)
+    after = Flujo(registry=registry, pipeline_name="demo", state_backend=here)
+    for going_on in (after.resume_async("r", "yes"), after.unpark_async("r"), after.retry_async("r")):
+        with pytest.raises(PipelineChanged, match="is being moved"):
+            await going_on
+    assert is_moving(await head_of(here, "r"))
 
 
 async def test_leased_run_is_not_moved(built_in: Store, ledger: Ledger) -> None:

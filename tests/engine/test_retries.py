@@ -313,6 +313,9 @@ async def test_attempt_is_recorded_though_the_clock_goes_back_when_it_is_due(bac
     class Turned(FakeClock):
         looks: int | None = None
 
+        def random(self) -> float:
+            return 0.0
+
         async def sleep(self, seconds: float) -> None:
             await super().sleep(seconds)
             if seconds == pause:
@@ -332,7 +335,6 @@ async def test_attempt_is_recorded_though_the_clock_goes_back_when_it_is_due(bac
         raise ConnectionError("the bank is away")
 
     clock = Turned()
-    clock.random = lambda: 0.0  # type: ignore[method-assign]
     ended = await runner_of(charge, backend, clock=clock).run_async(1, run_id="r")
     assert ended.status is RunStatus.FAILED
     assert [row.number for row in (await document_of(backend, "r")).attempts_of("charge")] == tries == [1, 2]
