@@ -105,11 +105,15 @@ def redact(collected: Collected, folder: Path = DEMO_DATA) -> Redacted:
 
 def question(redacted: Redacted) -> str:
     """The message for the privacy officer."""
-    counts = ", ".join(f"{len(rows)} {section.value}" for section, rows in redacted.rows.items())
+    counts = ", ".join(_count(len(rows), section.value) for section, rows in redacted.rows.items())
     return (
         f"Customer {redacted.subject} asks for their data: {counts}. {redacted.masked_values} values were masked, "
         f"{len(redacted.removed_columns)} columns left out. Who is asking, and may they have it?"
     )
+
+
+def _count(number: int, plural: str) -> str:
+    return f"1 {plural.removesuffix('s')}" if number == 1 else f"{number} {plural}"
 
 
 def release_question(review: PrivacyReview) -> str:

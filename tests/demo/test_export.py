@@ -65,6 +65,7 @@ def test_export_counts_what_it_masked_and_names_the_columns_left_out() -> None:
     assert redacted.removed_columns == ["fraud_score", "internal_note"]
     assert redacted.masked_values > len(redacted.rows[Section.ORDERS])
     assert f"{redacted.masked_values} values were masked" in export.question(redacted)
+    assert ": 1 customer, " in export.question(redacted)
 
 
 def test_export_file_leaves_out_withheld_sections() -> None:
