@@ -13,9 +13,10 @@ from flujo.batch import Transition
 from flujo.codec import isoformat
 from flujo.document import RunDocument
 from flujo.paths import is_top
-from flujo.records import RunHead, RunWait
+from flujo.records import RunHead, RunWait, Signal
 from flujo.state.base import StateBackend
 from flujo.status import RunStatus, Wait, WaitStatus
+from flujo.transitions.kin import message_of
 
 _ID_LETTERS = 32
 
@@ -56,6 +57,11 @@ def ending_of(document: RunDocument) -> Ending | None:
     output = last[-1].output if head.status is RunStatus.COMPLETED and last else "null"
     error = f"{head.error_type}: {head.error_message}" if head.error_type else head.outcome or ""
     return Ending(head.status, output, error)
+
+
+def tells(signal: Signal) -> bool:
+    """Whether this is what a child has told of its end."""
+    return signal.message_id == message_of(signal.name)
 
 
 def awaited(document: RunDocument) -> list[RunWait]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -147,6 +148,31 @@ async def test_retry_takes_the_child_of_the_round_before_if_it_was_retried_and_c
     assert (await of(runner, "child").retry_async(child_id)).status is RunStatus.COMPLETED
     assert (await runner.retry_async("p")).output == 11
     assert ledger == {"flaky": 2}
+
+
+async def test_retry_takes_what_a_child_gave_that_was_deleted_since(built_in: Store, ledger: Ledger) -> None:
+    @step
+    async def beside(value: int) -> int:
+        ledger.add("beside")
+        if ledger["beside"] == 1:
+            for _ in range(500):
+                waits = (await document_of(runner.backend, "p")).open_waits()
+                if waits and await runner.backend.load(waits[0].name) is not None:
+                    break
+                await asyncio.sleep(0.01)
+            await work(runner, "child", waits[0].name)
+            raise ValueError("not yet")
+        return value
+
+    both = Step.parallel("both", {"bill": CHILD, "beside": beside})
+    runner = flujo(built_in.backend, parent=both, child=counting(ledger))
+    await queue_parent(runner)
+    await work(runner, "parent", "p")
+    (wait,) = (await document_of(runner.backend, "p")).waits()
+    await kin.settle(runner.backend, wait.name, runner.clock.now())
+    await runner.backend.transact(wait.name, transitions.purge(actor="", reason="", now=runner.clock.now(), facts={}))
+    done = await runner.retry_async("p")
+    assert (done.status, ledger["double"]) == (RunStatus.COMPLETED, 1)
 
 
 async def test_cancelled_parent_cancels_its_child_and_grandchild(backend: StateBackend) -> None:

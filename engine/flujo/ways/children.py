@@ -53,8 +53,11 @@ async def _begin(walk: Walk, spot: Spot) -> RunWait:
 async def _next_id(walk: Walk, spot: Spot) -> str:
     """The id of this round's child, or of one that completed in an earlier round and was not taken."""
     head = walk.hold.head
+    told = {it.name: Ending.of(it.data) for it in walk.hold.document.waiting_signals() if kin.tells(it)}
     for turn in reversed(range(head.round)):
         earlier = kin.child_id(head, spot.path, turn)
+        if earlier in told and told[earlier].status is RunStatus.COMPLETED:
+            return earlier  # it may have been deleted since
         document = await walk.hold.backend.load(earlier)
         if document is not None and document.head is not None and document.head.status is RunStatus.COMPLETED:
             return earlier
