@@ -91,7 +91,7 @@ def plan_of_queued(backend: Any) -> str:
         connection, dialect = sqlite3.connect(backend.path), backend._dialect
     else:
         django.ensure_connection()
-        connection, dialect = django.connection, runs.state_backend._dialect("default", for_write=False)
+        connection, dialect = django.connection, runs.state_backend._dialect("default", backend._keys, for_write=False)
     (statement,) = [text for text in dialect._cache.values() if "status = 'queued'" in text and "LIMIT 7" in text]
     rows = connection.execute(f"EXPLAIN QUERY PLAN {statement.replace('%s', '?')}", ["some", "others"]).fetchall()
     connection.close()
