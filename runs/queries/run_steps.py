@@ -289,6 +289,7 @@ _STATES_OF_PAUSES: dict[str, str] = {
     Wait.HUMAN_TASK: "needs_person",
     Wait.TIMER: "waiting",
     Wait.SIGNAL: "waiting",
+    Wait.CHILD: "waiting",
     Wait.RETRY: "retrying",
     Wait.OPERATOR: Outcome.NEEDS_ATTENTION,
 }

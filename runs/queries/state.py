@@ -201,6 +201,7 @@ WAITING: dict[str, str] = {
     Wait.HUMAN_TASK: "An open human task waits for a person’s answer",
     Wait.SIGNAL: "It waits for a signal",
     Wait.TIMER: "It waits for a moment to come",
+    Wait.CHILD: "It waits for the end of a child run",
     Wait.RETRY: "A failed step will be tried again",
     Wait.OPERATOR: "It is held until somebody looks at it",
 }

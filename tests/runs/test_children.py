@@ -81,3 +81,10 @@ def test_pages_of_parent_and_child_name_each_other(family: tuple[Run, Run], view
 def test_page_of_a_parent_lists_no_child_of_a_hidden_pipeline(family: tuple[Run, Run], sign_in: SignIn) -> None:
     client = sign_in(factories.user("only", can=["view"], on="orders"))
     assert 'href="/runs/child-1/"' not in client.get("/runs/parent-1/").content.decode()
+
+
+def test_step_that_holds_a_child_inside_waits_as_it_does(viewer: User, sign_in: SignIn) -> None:
+    parent = factories.run("parent-2", status=RunStatus.PAUSED, wait=Wait.CHILD, steps=["both", "post"])
+    factories.run_wait(parent, "both/go", kind=Wait.CHILD, name="child-2")
+    page = sign_in(viewer).get("/runs/parent-2/").content.decode()
+    assert page.count("Waiting</span>") == 3, "the run, the step, and the one inside it"

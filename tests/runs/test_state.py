@@ -13,11 +13,11 @@ from django.db import transaction
 from django.test import Client
 from django.utils import timezone
 from flujo.errors import InvalidInput, NotAllowed
-from flujo.status import EventKind, RunStatus
+from flujo.status import EventKind, RunStatus, Wait
 from pytest_django import DjangoAssertNumQueries
 
 from runs.models import AuditEvent, Checkpoint, Run, RunInput, SiteEvent, Tombstone
-from runs.queries.state import Criteria, storage
+from runs.queries.state import WAITING, Criteria, storage
 from runs.services.origin import Origin
 from runs.services.purge import Frozen, PreviewOutdated, preview, purge
 from runs.services.verify import verify_runs
@@ -199,6 +199,12 @@ def test_cleanup_skips_and_names_a_run_that_changed_since_the_preview(sign_in: S
     assert Run.objects.filter(pk=second.pk).exists()
     assert "1 skipped" in text(response)
     assert "It changed since the preview" in text(response)
+
+
+@pytest.mark.parametrize("wait", Wait)
+def test_cleanup_says_why_it_keeps_a_run_whatever_it_waits_for(sign_in: SignIn, operator: User, wait: Wait) -> None:
+    factories.run("waits", status=RunStatus.PAUSED, wait=wait, updated_at=timezone.now() - timedelta(days=60))
+    assert WAITING[wait] in text(sign_in(operator).get("/state/cleanup/?days=30"))
 
 
 def test_cleanup_keeps_a_run_that_woke_up_since_the_preview(operator: User) -> None:
