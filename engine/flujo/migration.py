@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,8 @@ from flujo.result import output_type
 from flujo.shape import Shape
 from flujo.standing import Saved, node_at, standing
 from flujo.status import Wait
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +157,11 @@ def _asked(document: RunDocument, head: RunHead, migrate: Migrate) -> Migrated:
     try:
         result = migrate(given)
     except Exception as error:  # the seam to user code
-        raise MigrationRefused(f"The migration of run {head.run_id} failed: {type(error).__name__}: {error}") from error
+        # What it says may quote values, and this message is kept and shown to whoever sees the run.
+        logger.exception("The migration of run %s failed.", head.run_id)
+        raise MigrationRefused(
+            f"The migration of run {head.run_id} failed with {type(error).__name__}; the program's log says more."
+        ) from error
     if result is not None and not isinstance(result, Migrated):
         raise MigrationRefused(f"A migration gives Migrated(…) or None, not {result!r}.")
     return result or Migrated()

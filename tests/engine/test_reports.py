@@ -373,7 +373,7 @@ async def test_standard_logging_of_a_step_is_captured_when_asked_and_no_other_st
 async def test_late_thread_adds_nothing_to_the_log_of_an_attempt_that_is_over(backend: StateBackend) -> None:
     go_on, over = threading.Event(), threading.Event()
 
-    @step(timeout=timedelta(seconds=0.02))
+    @step(timeout=timedelta(seconds=0.25))
     def slow(value: int, ctx: StepContext) -> int:
         ctx.log.info("in time")
         assert go_on.wait(10)
