@@ -76,7 +76,7 @@ def test_campaign_finds_torn_line_kept(tmp_path: Path) -> None:
 
 
 def test_campaign_finds_read_check_write(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="2 answers were accepted"):
+    with pytest.raises(AssertionError, match=r"[1-9]\d* problems"):
         storm("sqlite", tmp_path, tmp_path, seed="2", seconds=4, plant="read_check_write")
 
 

@@ -33,7 +33,7 @@ def runner() -> Iterator[Flujo]:
 
 
 def test_history_of_a_run_verifies_at_every_stage_of_its_life(runner: Flujo) -> None:
-    person = factories.user("otto", can=["delete"])
+    person = factories.user("otto", can=["view", "delete"])
     for _ in range(2):  # the second time with the id of the deleted run
         paused = runner.run("hello", run_id="example")
         assert verify_runs().problems == []
