@@ -175,6 +175,7 @@ CONTENT_SECURITY_POLICY: dict[str, Any] = {
 }
 
 # Uploads and request bodies; the body as a whole is cut off by flujo_site.body_limit before Django sees it.
+FLUJO_ARTEFACT_BYTES = int(ENV.get("FLUJO_ARTEFACT_BYTES", str(64 * 1024)))
 FLUJO_MAX_UPLOAD_BYTES = int(ENV.get("FLUJO_MAX_UPLOAD_BYTES", str(10 * 1024 * 1024)))
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
 FILE_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024

@@ -20,6 +20,8 @@ from flujo.redaction import given
 
 from runs import access
 from runs.models import (
+    Artefact,
+    ArtefactUse,
     Attempt,
     AuditEvent,
     Checkpoint,
@@ -202,6 +204,30 @@ class VoteAdmin(ReadOnlyAdmin):
     list_display = ("run_id", "path", "actor", "channel", "voted_at")
     search_fields = ("run__run_id", "path", "actor")
     payloads = ("data",)
+
+
+@admin.register(Artefact)
+class ArtefactAdmin(ReadOnlyAdmin):
+    """Which there are; their texts are read where they are used, since what is secret in them depends on that."""
+
+    list_display = ("digest",)
+    list_select_related: ClassVar[Any] = False
+    search_fields = ("digest",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        uses = ArtefactUse.objects.filter(run__in=access.visible_to(request.user))
+        return Artefact.objects.filter(pk__in=uses.values("artefact")).defer("text")
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        return ["digest"]
+
+    get_readonly_fields: Any = get_fields
+
+
+@admin.register(ArtefactUse)
+class ArtefactUseAdmin(ReadOnlyAdmin):
+    list_display = ("run_id", "artefact_id")
+    search_fields = ("run__run_id", "artefact__digest")
 
 
 @admin.register(Notice)

@@ -11,6 +11,7 @@ from flujo.batch import Batch, RunView, Transition
 from flujo.codec import columns, kinds
 from flujo.errors import Fenced
 from flujo.records import Record, RunHead
+from flujo.state.artefacts import has_large
 from flujo.state.sql import Dialect, head_statement, row_statements
 
 # What PostgreSQL cannot tell from a parameter in a SELECT; a text is what it takes it for.
@@ -40,8 +41,8 @@ def write_on_known(
 ) -> Batch | None:
     """Decide on the head as the worker knows it, and write if it still stands.
 
-    None, with nothing written, when it does not, when the transition looks at other rows, and inside a transaction of
-    the caller's.
+    None, with nothing written, when it does not, when the transition looks at other rows, when a value is an artefact,
+    and inside a transaction of the caller's.
     """
     quick = _QUICK.get(connection.vendor)
     if quick is None or connection.in_atomic_block or not connection.get_autocommit():
@@ -50,11 +51,16 @@ def write_on_known(
         batch = transition(cast(RunView, _HeadAlone(known)))
     except (Fenced, MustLook):
         return None
-    if batch.head is None or not batch.writes:
+    if batch.head is None or not batch.writes or _has_large(batch, dialect):
         return None
     connection.ensure_connection()
     with connection.wrap_database_errors:
         return batch if quick(connection.connection, dialect, known, batch.head, batch) else None
+
+
+def _has_large(batch: Batch, dialect: Dialect) -> bool:
+    limit = dialect.artefact_bytes
+    return has_large(batch.inserts, limit) or has_large(batch.updates, limit)
 
 
 def _sqlite(raw: Any, dialect: Dialect, known: RunHead, after: RunHead, batch: Batch) -> bool:

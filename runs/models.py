@@ -22,10 +22,13 @@ from flujo.status import (
     WaitStatus,
 )
 
+from runs.artefacts import Artefact, ArtefactUse, PayloadField
 from runs.encryption import SealedRow, SealedText
 from runs.site_models import PipelineGrant, Schedule, SiteEvent, Upload
 
 __all__ = [
+    "Artefact",
+    "ArtefactUse",
     "Attempt",
     "AuditEvent",
     "Checkpoint",
@@ -166,8 +169,8 @@ class RunInput(SealedRow):
     run = models.OneToOneField(
         Run, on_delete=models.PROTECT, db_column="run_id", primary_key=True, related_name="start"
     )
-    input = SealedText()
-    context = SealedText()
+    input = PayloadField()
+    context = PayloadField()
     shape = models.TextField()
 
     def __str__(self) -> str:
@@ -187,8 +190,8 @@ class Checkpoint(RunRow, SealedRow):
     seq = models.BigIntegerField()
     fence = models.BigIntegerField()
     attempt = models.IntegerField()
-    output = SealedText()
-    context_changes = SealedText(null=True)
+    output = PayloadField()
+    context_changes = PayloadField(null=True)
     started_at = models.DateTimeField()
     finished_at = models.DateTimeField()
 
@@ -259,7 +262,7 @@ class LogChunk(RunRow, SealedRow):
     path = models.CharField(max_length=500)
     attempt = models.IntegerField()
     number = models.IntegerField()
-    lines = SealedText()
+    lines = PayloadField()
     written_at = models.DateTimeField()
 
     class Meta:
@@ -287,7 +290,7 @@ class HumanTask(RunRow, SealedRow):
     kind = models.CharField(max_length=16)
     schema = models.TextField(blank=True)
     candidates = models.TextField(blank=True)
-    evidence = SealedText()
+    evidence = PayloadField()
     digest = models.CharField(max_length=64)
     if_approved = models.CharField(max_length=300)
     if_rejected = models.CharField(max_length=300)
@@ -300,7 +303,7 @@ class HumanTask(RunRow, SealedRow):
     due_at = models.DateTimeField(null=True)
     at_deadline = models.CharField(max_length=16, choices=_choices(AtDeadline), null=True)
     if_expired = SealedText(blank=True)
-    default_answer = SealedText(blank=True)
+    default_answer = PayloadField(blank=True)
     contained = models.BooleanField(default=False)
     reminders = models.TextField(blank=True)
     reminded_at = models.DateTimeField(null=True)
@@ -356,7 +359,7 @@ class Signal(RunRow, SealedRow):
     run = models.ForeignKey(Run, on_delete=models.PROTECT, db_column="run_id", db_index=False, related_name="signals")
     message_id = models.CharField(max_length=200)
     name = models.CharField(max_length=200)
-    data = SealedText()
+    data = PayloadField()
     actor = models.CharField(max_length=150, blank=True)
     seq = models.BigIntegerField()
     received_at = models.DateTimeField()
@@ -378,7 +381,7 @@ class Vote(RunRow, SealedRow):
     path = models.CharField(max_length=500)
     generation = models.BigIntegerField()
     actor = models.CharField(max_length=150)
-    data = SealedText()
+    data = PayloadField()
     reason = models.TextField(blank=True)
     channel = models.CharField(max_length=16)
     idempotency_key = models.CharField(max_length=100, blank=True)
@@ -402,7 +405,7 @@ class Decision(RunRow, SealedRow):
     path = models.CharField(max_length=500)
     generation = models.BigIntegerField()
     outcome = models.CharField(max_length=16, choices=_choices(DecisionOutcome))
-    data = SealedText()
+    data = PayloadField()
     actor = models.CharField(max_length=150)
     reason = models.TextField(blank=True)
     channel = models.CharField(max_length=16)

@@ -31,7 +31,7 @@ def shown_text(text: str, secrets: Secrets, path: str | None = None) -> str:
     return json.dumps(secrets.hide(json.loads(text), path), ensure_ascii=False)
 
 
-def shown_beginning(text: str, secrets: Secrets, path: str) -> str:
+def shown_beginning(text: str, secrets: Secrets, path: str | None) -> str:
     """The beginning of stored JSON as it may be shown: it ends where something secret would begin."""
     if secrets.hides(path):
         return HIDDEN if text else ""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from flujo.state.artefacts import ARTEFACT_BYTES, checked_threshold
 
 MAX_UPLOAD_BYTES = 10 * 1024 * 1024
 
@@ -21,6 +22,11 @@ def data_folder() -> Path:
 def max_upload_bytes() -> int:
     """`FLUJO_MAX_UPLOAD_BYTES`: the largest file that a start form takes."""
     return int(getattr(settings, "FLUJO_MAX_UPLOAD_BYTES", MAX_UPLOAD_BYTES))
+
+
+def artefact_bytes() -> int:
+    """`FLUJO_ARTEFACT_BYTES`: the bytes above which a value is stored once for all runs. Raises `ValueError`."""
+    return checked_threshold(getattr(settings, "FLUJO_ARTEFACT_BYTES", ARTEFACT_BYTES))
 
 
 def sign_out() -> str:

@@ -30,7 +30,7 @@ from flujo.state.workflow_state import document_of, state_of
 from flujo.status import RunStatus
 from flujo.transitions import purge
 
-from runs import models, notices
+from runs import models, notices, site_settings
 from runs.encryption import site_keys
 from runs.known_head import MustLook, write_on_known
 from runs.site_models import ScheduleInput
@@ -53,6 +53,8 @@ _MODELS: dict[type[Record], type[Any]] = {
     records.Decision: models.Decision,
     AuditEvent: models.AuditEvent,
     records.Tombstone: models.Tombstone,
+    records.Artefact: models.Artefact,
+    records.ArtefactUse: models.ArtefactUse,
 }
 
 
@@ -75,6 +77,10 @@ class DjangoBackend(StateBackend):
     @property
     def four_eyes(self) -> bool:
         return bool(getattr(settings, "FLUJO_FOUR_EYES", False))
+
+    def _dialect(self, *, for_write: bool = True, of_driver: bool = False) -> Dialect:
+        limit = site_settings.artefact_bytes()
+        return _dialect(self.using, self._keys, limit, for_write=for_write, of_driver=of_driver)
 
     # Writing
 
@@ -105,13 +111,11 @@ class DjangoBackend(StateBackend):
 
         try:
             if known is not None:
-                written = write_on_known(
-                    connection, _dialect(self.using, self._keys, of_driver=True), decide_alone, known
-                )
+                written = write_on_known(connection, self._dialect(of_driver=True), decide_alone, known)
                 if written is not None:
                     return written
             with transaction.atomic(using=self.using), connection.cursor() as cursor:
-                batch = transact(cursor, _dialect(self.using, self._keys), run_id, decide)
+                batch = transact(cursor, self._dialect(), run_id, decide)
                 notices.note(batch, self.using)
         except IntegrityError as error:
             if batch is not None and batch.before is None and self._exists(run_id):
@@ -170,7 +174,7 @@ class DjangoBackend(StateBackend):
         await self._in_thread(lambda: self._import(incoming))
 
     def _import(self, incoming: RunDocument) -> None:
-        dialect = _dialect(self.using, self._keys)
+        dialect = self._dialect()
         with (
             _translated(self.using),
             transaction.atomic(using=self.using),
@@ -198,14 +202,14 @@ class DjangoBackend(StateBackend):
             transaction.atomic(using=self.using),
             connections[self.using].cursor() as cursor,
         ):
-            return read(SqlView(cursor, _dialect(self.using, self._keys, for_write=False), run_id))
+            return read(SqlView(cursor, self._dialect(for_write=False), run_id))
 
     async def load_state(self, run_id: str) -> dict[str, Any] | None:
         document = await self._in_thread(lambda: self._view_now(run_id, SqlView.whole))
         return None if document is None or document.head is None else state_of(document)
 
     async def rotate_keys(self) -> Rotation:
-        dialect = _dialect(self.using, self._keys)
+        dialect = self._dialect()
         if not isinstance(dialect, SealingDialect):
             return await super().rotate_keys()
         schedules = Table(connections[self.using].ops.quote_name(_table(models.Schedule)), ScheduleInput(), ("input",))
@@ -257,7 +261,7 @@ class DjangoBackend(StateBackend):
     ) -> list[RunHead]:
         def select() -> list[RunHead]:
             with connections[self.using].cursor() as cursor:
-                dialect = _dialect(self.using, self._keys, for_write=False)
+                dialect = self._dialect(for_write=False)
                 return ready_runs(cursor, dialect, now, limit, fingerprints=fingerprints, full_keys=full_keys)
 
         return await self._in_thread(select)
@@ -281,7 +285,7 @@ class DjangoBackend(StateBackend):
     async def _select(self, record: type[Any], where: str, *parameters: Any) -> list[Any]:
         def select() -> list[Any]:
             with connections[self.using].cursor() as cursor:
-                return fetch(cursor, _dialect(self.using, self._keys, for_write=False), record, where, parameters)
+                return fetch(cursor, self._dialect(for_write=False), record, where, parameters)
 
         return await self._in_thread(select)
 
@@ -343,10 +347,11 @@ def _naive_utc(moment: datetime) -> str:
 
 @cache
 def _dialect(
-    using: str, keys: Keys | None = None, *, for_write: bool = True, of_driver: bool = False
-) -> Dialect | SealingDialect:
+    using: str, keys: Keys | None, artefact_bytes: int, *, for_write: bool = True, of_driver: bool = False
+) -> Dialect:
     connection = connections[using]
-    made = Dialect if keys is None else partial(SealingDialect, keys=keys)
+    apart = partial(Dialect, artefact_bytes=artefact_bytes)
+    made = apart if keys is None else partial(SealingDialect, keys=keys)
     return made(
         tables={record: connection.ops.quote_name(_table(model)) for record, model in _MODELS.items()},
         mark="?" if of_driver and connection.vendor == "sqlite" else "%s",

@@ -7,6 +7,7 @@ from django.urls import URLPattern, path
 
 from runs.views import (
     audit,
+    downloads,
     home,
     human_tasks,
     inbox,
@@ -31,6 +32,7 @@ _inbox = [
     path("inbox/", inbox.index, name="inbox"),
     path("inbox/next/", inbox.next_open, name="inbox_next"),
     path("inbox/<int:task_id>/", human_tasks.detail, name="human_task"),
+    path("inbox/<int:task_id>/evidence.json", downloads.evidence, name="human_task_evidence"),
     path("inbox/<int:task_id>/decide/", human_tasks.decide, name="human_task_decide"),
     path("_f/inbox/", inbox.fragment, name="f_inbox"),
     path("_f/inbox/<int:task_id>/", human_tasks.fragment, name="f_human_task"),
@@ -47,6 +49,7 @@ _runs = [
     path("runs/<str:run_id>/fork/", run_fork.fork, name="run_fork"),
     path("runs/<str:run_id>/unpark/", run_unpark.unpark, name="run_unpark"),
     path("runs/<str:run_id>/signals/<str:signal_name>/", run_signal.signal, name="run_signal"),
+    path("runs/<str:run_id>/steps/<path:step_path>/output.json", downloads.output, name="run_step_output"),
     path("runs/<str:run_id>/steps/<path:step_path>/", run.step, name="run_step"),
     path("_f/runs/", runs.fragment, name="f_runs"),
     path("_f/runs/<str:run_id>/", run.fragment, name="f_run"),

@@ -12,6 +12,8 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from flujo.records import (
+    Artefact,
+    ArtefactUse,
     Attempt,
     AuditEvent,
     Checkpoint,
@@ -45,6 +47,8 @@ RECORDS: tuple[type[Record], ...] = (
 )
 APART: frozenset[type[Record]] = frozenset({AuditEvent, StepReport, LogChunk})
 """What no transition and no worker needs to have read: it is stored with the run, and loaded only when asked for."""
+SHARED: tuple[type[Record], ...] = (Artefact, ArtefactUse)
+"""What belongs to no run alone, and so to no document: the tables that SQL backends have besides."""
 BY_TABLE: dict[str, type[Any]] = {record.table: record for record in RECORDS}
 
 R = TypeVar("R", bound=Record)
@@ -107,7 +111,7 @@ def _reader(kind: type) -> Callable[[Any], Any] | None:
     return kind if issubclass(kind, StrEnum) else None
 
 
-_KINDS: dict[type[Any], dict[str, type]] = {record: _kinds(record) for record in RECORDS}
+_KINDS: dict[type[Any], dict[str, type]] = {record: _kinds(record) for record in (*RECORDS, *SHARED)}
 _READERS = {
     record: {name: read for name, kind in of.items() if (read := _reader(kind)) is not None}
     for record, of in _KINDS.items()

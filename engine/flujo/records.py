@@ -396,3 +396,25 @@ class Tombstone(Record):
             actor=actor,
             reason=reason,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact(Record):
+    """A value too large for a row, once for all runs; `digest` is the SHA-256 of its canonical text."""
+
+    table = "artefact"
+    key = ("digest",)
+
+    digest: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArtefactUse(Record):
+    """That a run refers to an artefact, which is deleted with its last use."""
+
+    table = "artefact_use"
+    key = ("run_id", "digest")
+
+    run_id: str
+    digest: str

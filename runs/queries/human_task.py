@@ -8,13 +8,15 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from django.utils import timezone
+from flujo.encryption import is_sealed
 from flujo.redaction import Secrets, given
 from flujo.status import EventKind, TaskStatus
 from flujo.transitions.votes import leading
 
 from runs import access, display
 from runs.models import AuditEvent, Decision, HumanTask, Run, Vote
-from runs.secrets import secrets_of
+from runs.queries.payload import Payload, payload
+from runs.secrets import secrets_of, shown_text
 
 if TYPE_CHECKING:
     from runs.access import User
@@ -84,7 +86,7 @@ class RequestPage:
     task: HumanTask
     run: Run
     subject: str
-    evidence: Any
+    evidence: Payload
     schema: dict[str, Any]
     candidates: list[str]
     refusal: str
@@ -176,19 +178,25 @@ def request_page(user: User, task: HumanTask) -> RequestPage:
         task=task,
         run=task.run,
         subject=task.run.title or task.run.pipeline,
-        evidence=secrets.hide(json.loads(task.evidence), given(task.path)),
+        evidence=payload(task.evidence, shown=sees_values(user, task), secrets=secrets, path=given(task.path)),
         schema=json.loads(task.schema) if task.schema else {},
         candidates=json.loads(task.candidates) if task.candidates else [],
         refusal=(access.may_decide(user, task) or "") if open_now else "",
-        values_visible=_sees_values(user, task),
+        values_visible=sees_values(user, task),
         answers=[_answer(task, decision, secrets) for decision in Decision.objects.filter(run=task.run_id)],
         history=_history(task),
         votes=_votes(user, task, secrets),
     )
 
 
-def _sees_values(user: User, task: HumanTask) -> bool:
+def sees_values(user: User, task: HumanTask) -> bool:
+    """Whether somebody gets to see what a request is about: they may decide, or see the values of its run."""
     return access.may(user, "decide", task.run.pipeline) or access.may(user, "view_context", task.run.pipeline)
+
+
+def evidence_of(task: HumanTask) -> str | None:
+    """The evidence as JSON, without what is secret; None when no key here opens it."""
+    return None if is_sealed(task.evidence) else shown_text(task.evidence, secrets_of(task.run), given(task.path))
 
 
 def _answer(task: HumanTask, decision: Decision, secrets: Secrets) -> Answer:

@@ -9,7 +9,7 @@ from typing import Any
 from flujo.encryption import is_sealed
 from flujo.redaction import Secrets
 
-from runs.secrets import shown_text
+from runs.secrets import shown_beginning, shown_text
 
 LARGE = 256 * 1024
 """Characters of JSON above which a value is not drawn as a tree: the page would take seconds to lay out."""
@@ -20,12 +20,15 @@ CUT = 4_000
 class Payload:
     """`kind` is `tree`, `large`, `hidden`, `sealed` (no key here opens it) or `absent`.
 
-    `value` is set for a tree, `beginning` for a large one."""
+    `value` is set for a tree, `beginning` for a large one; `source` is the path of the step whose output it is, where
+    that can be downloaded.
+    """
 
     kind: str
     value: Any = None
     beginning: str = ""
     size: int = 0
+    source: str = ""
 
 
 HIDDEN = Payload("hidden")
@@ -34,10 +37,12 @@ SEALED = Payload("sealed")
 ABSENT = Payload("absent")
 
 
-def payload(text: str | None, *, shown: bool, secrets: Secrets, path: str | None = None) -> Payload:
+def payload(
+    text: str | None, *, shown: bool, secrets: Secrets, path: str | None = None, source: str | None = None
+) -> Payload:
     """The payload of a canonical JSON text; `shown` says whether the reader may see values.
 
-    What is marked secret is hidden from everybody; `path` is the node that gave the value.
+    What is marked secret is hidden from everybody; `path` is the node that gave the value. A large one is not parsed.
     """
     if text is None:
         return ABSENT
@@ -45,7 +50,8 @@ def payload(text: str | None, *, shown: bool, secrets: Secrets, path: str | None
         return HIDDEN
     if is_sealed(text):
         return SEALED
-    text = shown_text(text, secrets, path)
     if len(text) > LARGE:
-        return Payload("large", beginning=text[:CUT], size=len(text))
+        beginning = shown_beginning(text[:CUT], secrets, path)
+        return Payload("large", beginning=beginning, size=len(text.encode()), source=source or "")
+    text = shown_text(text, secrets, path)
     return Payload("tree", value=json.loads(text), size=len(text))

@@ -161,7 +161,7 @@ def _result(run: Run, *, shown: bool) -> Payload:
         return ABSENT
     last = Checkpoint.objects.filter(run=run).order_by("-seq").values_list("output", "path").first()
     output, path = last or (None, None)
-    return payload(output, shown=shown, secrets=secrets_of(run), path=path)
+    return payload(output, shown=shown, secrets=secrets_of(run), path=path, source=path)
 
 
 def _error(run: Run, failed: Attempt | None, *, shown: bool) -> ErrorCard | None:

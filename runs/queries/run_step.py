@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from django.http import Http404
+from flujo.encryption import is_sealed
 from flujo.errors import PipelineNotFound
 from flujo.redaction import given
 from flujo.status import Wait, WaitStatus
@@ -20,7 +21,7 @@ from runs.queries.run_header import RunHeader, header
 from runs.queries.step_reports import Log, ProgressLine, progress_of
 from runs.queries.waits import WaitLine, line_of
 from runs.registry import registry
-from runs.secrets import secrets_of
+from runs.secrets import secrets_of, shown_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +113,28 @@ def page(user: access.User, run: Run, path: str, *, attempt: int = 0) -> StepPag
         retry=line_of(retry[0]) if retry else None,
         saved=saved,
         seconds=(saved.finished_at - saved.started_at).total_seconds() if saved else None,
-        given=payload(received, shown=head.shows_values, secrets=secrets, path=given(path) if tasks else before),
-        output=payload(saved.output if saved else None, shown=head.shows_values, secrets=secrets, path=path),
+        given=payload(
+            received,
+            shown=head.shows_values,
+            secrets=secrets,
+            path=given(path) if tasks else before,
+            source=before,
+        ),
+        output=payload(
+            saved.output if saved else None, shown=head.shows_values, secrets=secrets, path=path, source=path
+        ),
         attempts=[_attempt(run, row, saved, head, reports.get(row.number)) for row in attempts],
         questions=[Question(task, decisions.get(task.generation)) for task in tasks],
         log=step_reports.log(run, path, attempts, saved, reports, attempt=attempt, shown=head.shows_values),
         earlier=names[place - 1] if place else "",
         later=names[place + 1] if place is not None and place + 1 < len(names) else "",
     )
+
+
+def output_of(run: Run, path: str) -> str | None:
+    """The output of a step as JSON, without what is secret; None when none is saved, or no key here opens it."""
+    saved = Checkpoint.objects.filter(run=run, path=path).first()
+    return None if saved is None or is_sealed(saved.output) else shown_text(saved.output, secrets_of(run), path)
 
 
 def log_of(run: Run, path: str, *, attempt: int, after: int, shown: bool) -> Log | None:

@@ -14,6 +14,7 @@ from flujo.paths import MIGRATION
 from flujo.status import AttemptOutcome, DecisionOutcome, Outcome, RunStatus, TaskStatus, Wait, WaitStatus
 from flujo.transitions.lineage import NO_FENCE
 
+from runs.artefacts import beginnings
 from runs.encryption import beginning
 from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run, RunWait, StepReport
 from runs.queries.step_reports import ProgressLine, progress_of, without_note
@@ -143,12 +144,14 @@ def _collect(run: Run, tops: list[str]) -> tuple[dict[str, _Traces], bool]:
     """What is stored at each path, and whether some of what happened inside steps was left out."""
     traces: dict[str, _Traces] = defaultdict(_Traces)
     outputs = Checkpoint.objects.filter(run=run).exclude(path__startswith=MIGRATION).defer("output", "context_changes")
-    checkpoints = _newest(outputs.annotate(preview=beginning("output", PREVIEW + 1)), tops, "seq")
+    checkpoints: list[Any] = _newest(outputs.annotate(preview=beginning("output", PREVIEW + 1)), tops, "seq")
+    large = beginnings([checkpoint.preview for checkpoint in checkpoints], PREVIEW + 1)
     attempts = _newest(Attempt.objects.filter(run=run), tops, "started_at", "number")
     tasks = _newest(HumanTask.objects.filter(run=run).defer("evidence", "schema"), tops, "generation")
     decisions = _newest(Decision.objects.filter(run=run), tops, "generation")
     waits = _newest(RunWait.objects.filter(run=run), tops, "generation")
     for checkpoint in checkpoints:
+        checkpoint.preview = large.get(checkpoint.preview, checkpoint.preview)
         traces[checkpoint.path].checkpoint = checkpoint
     for attempt in attempts:
         traces[attempt.path].attempts.append(attempt)

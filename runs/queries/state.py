@@ -8,13 +8,13 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from django.db import connection
-from django.db.models import Count, Func, IntegerField, Min, Q, QuerySet, Sum, Value
+from django.db.models import Count, Exists, Func, IntegerField, Min, OuterRef, Q, QuerySet, Sum, Value
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 from flujo.status import ACTIVE, TERMINAL, RunStatus, Wait
 
 from runs import access
-from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run, RunInput
+from runs.models import Artefact, ArtefactUse, Attempt, Checkpoint, Decision, HumanTask, Run, RunInput
 
 SHOWN = 20
 AGES = ((7, "a week"), (30, "a month"), (90, "three months"), (365, "a year"))
@@ -223,12 +223,14 @@ def _reasons(row: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 
 def payload_bytes(run_ids: Sequence[str]) -> int:
-    """The bytes of text that these runs' rows hold, their audit events aside."""
+    """The bytes of text that only these runs hold, their audit events aside."""
     total = 0
     for model, names in PAYLOADS:
         rows = model.objects.filter(run__in=run_ids)
         total += rows.aggregate(n=Sum(_length(names)))["n"] or 0
-    return total
+    uses = ArtefactUse.objects.filter(artefact=OuterRef("pk"))
+    theirs = Artefact.objects.filter(Exists(uses.filter(run__in=run_ids)), ~Exists(uses.exclude(run__in=run_ids)))
+    return total + (theirs.aggregate(n=Sum(OctetLength("text")))["n"] or 0)
 
 
 def _bytes_by_pipeline(visible: set[str] | None) -> dict[str, int]:
@@ -239,6 +241,12 @@ def _bytes_by_pipeline(visible: set[str] | None) -> dict[str, int]:
             rows = rows.filter(run__pipeline__in=visible)
         for name, size in rows.values_list("run__pipeline").annotate(n=Sum(_length(names))):
             sizes[name] = sizes.get(name, 0) + (size or 0)
+    uses = ArtefactUse.objects.order_by()
+    if visible is not None:
+        uses = uses.filter(run__pipeline__in=visible)
+    once = uses.values_list("run__pipeline", "artefact").distinct().annotate(n=OctetLength("artefact__text"))
+    for name, _, size in once:
+        sizes[name] = sizes.get(name, 0) + size
     return sizes
 
 

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from django.db.models import Exists, F, Max, OuterRef, QuerySet
+from django.db.models import Exists, Max, OuterRef, QuerySet
 from flujo.canonical import digest
 from flujo.encryption import is_sealed
+from flujo.state.artefacts import digest_in
 from flujo.status import EventKind
 
+from runs.artefacts import as_stored
 from runs.encryption import Opened, unread
-from runs.models import AuditEvent, Checkpoint, Decision, Run, Vote
+from runs.models import Artefact, AuditEvent, Checkpoint, Decision, Run, Vote
 
 AT_ONCE = 500
 EVENT = ("run_id", "seq", "kind", "path", "actor", "body")
@@ -52,6 +54,15 @@ def row_problems() -> Iterator[Problem]:
     )
     for rows in _batches(recorded.order_by("pk")):
         yield from _still_there(_missing_rows(rows))
+    yield from _still_there(_artefact_problems())
+
+
+def _artefact_problems() -> Iterator[Problem]:
+    """Artefacts that are not what their digest says; what refers to them is compared with the events by that alone."""
+    for artefact in Artefact.objects.order_by("pk").iterator(chunk_size=1):
+        if digest(artefact.text) != artefact.digest:
+            for run_id in artefact.uses.order_by("run_id").values_list("run_id", flat=True):
+                yield Problem(run_id, 0, f"the artefact {artefact.digest} holds another text than was stored")
 
 
 def _checkpoint_problems(checkpoints: list[Row]) -> Iterator[Problem]:
@@ -99,12 +110,12 @@ def _vote_problems(votes: list[Row]) -> Iterator[Problem]:
 def _is_another(text: str, noted: str | None) -> bool:
     """Whether a value is not the one whose digest was noted; one that no key here opens is not compared."""
     closed = is_sealed(text) and not isinstance(text, Opened)
-    return noted is not None and not closed and noted != digest(text)
+    return noted is not None and not closed and noted != (digest_in(text) or digest(text))
 
 
 def _with(rows: QuerySet[Any], field: str) -> QuerySet[Any]:
-    """The rows with a `value` that is as it is stored, in a place it was not written for, too."""
-    found: QuerySet[Any] = rows.annotate(value=F(field)).order_by("pk")
+    """The rows with a `value` that is as it is stored, in a place it was not written for, too; or its reference."""
+    found: QuerySet[Any] = rows.annotate(value=as_stored(field)).order_by("pk")
     return found
 
 

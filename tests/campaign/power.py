@@ -36,7 +36,11 @@ class Cut(FaultyBackend):
 
 
 def cut_the_power(
-    root: Path, opens: Callable[[Path], StateBackend], recorded: Callable[[Disk], AbstractContextManager[None]]
+    root: Path,
+    opens: Callable[[Path], StateBackend],
+    recorded: Callable[[Disk], AbstractContextManager[None]],
+    *,
+    order: str = "lamp",
 ) -> int:
     """Cut the power after every write of some runs; how often. Raises an `AssertionError` for what is lost."""
     work, images = root / "work", root / "images"
@@ -52,19 +56,19 @@ def cut_the_power(
             cuts.append((image, dict(disk.acknowledged)))
 
     with recorded(disk):
-        asyncio.run(_use(opens(work / "store"), cut))
+        asyncio.run(_use(opens(work / "store"), cut, order))
     for image, acknowledged in cuts:
         asyncio.run(_check(opens(image / "store"), acknowledged))
         shutil.rmtree(image)
     return len(cuts)
 
 
-async def _use(backend: StateBackend, cut: Callable[[str, int], None]) -> None:
+async def _use(backend: StateBackend, cut: Callable[[str, int], None], order: str) -> None:
     """Runs that wait, are answered and end, and one that is deleted."""
     runner = runner_of(order_pipeline(Ledger()), Cut(backend, cut))
     for number in range(RUNS):
-        await runner.run_async("lamp", run_id=f"r{number}")
-        await runner.resume_async(f"r{number}", "yes")
+        await runner.run_async(order, run_id=f"r{number}")
+        await runner.resume_async(f"r{number}", f"{order}!")
     await backend.close()
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from flujo.state.artefacts import ARTEFACT_BYTES
 from flujo.state.backends.file import FileBackend
 from flujo.state.backends.sqlite import SQLiteBackend
 
@@ -14,8 +15,8 @@ from tests.campaign.power import cut_the_power
 from tests.campaign.sqlite_disk import library, recorded_sqlite
 
 
-def cut_files(folder: Path) -> int:
-    return cut_the_power(folder, lambda place: FileBackend(place / "runs"), recorded_files)
+def cut_files(folder: Path, order: str = "lamp") -> int:
+    return cut_the_power(folder, lambda place: FileBackend(place / "runs"), recorded_files, order=order)
 
 
 def cut_sqlite(folder: Path) -> int:
@@ -29,6 +30,10 @@ def cut_sqlite(folder: Path) -> int:
 
 def test_file_store_keeps_what_it_acknowledged_when_the_power_is_cut(tmp_path: Path) -> None:
     assert cut_files(tmp_path) > 20
+
+
+def test_file_store_keeps_the_artefacts_of_what_it_acknowledged_when_the_power_is_cut(tmp_path: Path) -> None:
+    assert cut_files(tmp_path, order="o" * ARTEFACT_BYTES) > 20
 
 
 def test_sqlite_store_keeps_what_it_acknowledged_when_the_power_is_cut(tmp_path: Path) -> None:

@@ -111,6 +111,36 @@ def in_use(store: Store) -> Iterator[Store]:
             close_store_threads()
 
 
+def emptied(store: Store) -> StateBackend:
+    """The same database without its rows. Django's connection belongs to the test's own thread."""
+    from threading import Thread
+
+    from django.db import connections
+
+    from runs import models
+    from tests.runs.guards import lifted
+
+    def empty() -> None:
+        connection = connections[store.backend.using]  # type: ignore[attr-defined]  # only Django's backend comes here
+        tables = (models.Decision, models.HumanTask, models.Attempt, models.Checkpoint, models.RunInput)
+        with lifted(connection), connection.cursor() as cursor:
+            for model in (
+                *tables,
+                models.ArtefactUse,
+                models.Artefact,
+                models.AuditEvent,
+                models.Tombstone,
+                models.Run,
+            ):
+                cursor.execute(f"DELETE FROM {model._meta.db_table}")
+        connection.close()
+
+    thread = Thread(target=empty)
+    thread.start()
+    thread.join()
+    return store.backend
+
+
 BUILT_IN = [
     "memory",
     "file",

@@ -17,7 +17,7 @@ from flujo.testing import Crashed, FakeClock, Fault, FaultyBackend, Scenario, cr
 from flujo.verify import verify_chain
 
 from tests.engine.making import Ledger, document_of, head_of, kinds_of, order_pipeline, runner_of
-from tests.engine.stores import Store
+from tests.engine.stores import Store, emptied
 
 
 class Bill(PipelineContext):
@@ -103,7 +103,7 @@ def _empty_stores(store: Store) -> Any:
     from tests.engine.stores import make_store
 
     if store.name in ("django", "postgres"):
-        return lambda: _emptied(store)
+        return lambda: emptied(store)
     numbers = iter(range(1_000))
     folder = getattr(store.backend, "folder", None) or getattr(store.backend, "path", None)
 
@@ -117,29 +117,6 @@ def _empty_stores(store: Store) -> Any:
         return another.backend
 
     return make
-
-
-def _emptied(store: Store) -> StateBackend:
-    """The same database without its rows. Django's connection belongs to the test's own thread."""
-    from django.db import connections
-
-    from runs import models
-    from tests.runs.guards import lifted
-
-    def empty() -> None:
-        connection = connections[store.backend.using]  # type: ignore[attr-defined]  # only Django's backend comes here
-        tables = (models.Decision, models.HumanTask, models.Attempt, models.Checkpoint, models.RunInput)
-        with lifted(connection), connection.cursor() as cursor:
-            for model in (*tables, models.AuditEvent, models.Tombstone, models.Run):
-                cursor.execute(f"DELETE FROM {model._meta.db_table}")
-        connection.close()
-
-    from threading import Thread
-
-    thread = Thread(target=empty)
-    thread.start()
-    thread.join()
-    return store.backend
 
 
 async def test_save_error_stops_the_run(backend: StateBackend) -> None:

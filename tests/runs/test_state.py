@@ -55,7 +55,7 @@ def test_state_page_counts_runs_by_pipeline_and_status(
     old_runs(2)
     factories.paused_run(pipeline="invoices")
     client = sign_in(viewer)
-    with django_assert_num_queries(16):
+    with django_assert_num_queries(17):
         response = client.get(STATE)
     assert response.status_code == 200
     assert "orders 0 0 0 2 0 0 2" in text(response)
@@ -69,7 +69,7 @@ def test_state_page_needs_as_many_queries_for_many_runs_as_for_one(
 ) -> None:
     old_runs(12)
     client = sign_in(viewer)
-    with django_assert_num_queries(16):
+    with django_assert_num_queries(17):
         client.get(STATE)
 
 
@@ -158,7 +158,7 @@ def test_cleanup_page_costs_a_fixed_number_of_queries(
     old_runs(12)
     factories.paused_run(created_at=OLD)
     client = sign_in(operator)
-    with django_assert_num_queries(19):
+    with django_assert_num_queries(20):
         assert client.get(CLEANUP).status_code == 200
 
 

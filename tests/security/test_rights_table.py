@@ -42,6 +42,7 @@ READS: dict[str, tuple[int | str, ...]] = {
     "inbox": LIST,
     "inbox_next": MOVED,
     "human_task": SEEN,
+    "human_task_evidence": (IN, IN, 404, 404, 404, 200, 200, 404, 200),  # nothing but a value
     "human_task_decide": (IN, IN, 404, 404, 302, 302, 302, 302, 302),
     "f_inbox": LIST,
     "f_human_task": SEEN,
@@ -56,6 +57,7 @@ READS: dict[str, tuple[int | str, ...]] = {
     "run_unpark": SEEN,
     "run_signal": SEEN,
     "run_step": SEEN,
+    "run_step_output": (IN, IN, 404, 404, 404, 404, 200, 404, 200),  # nothing but a value
     "f_runs": LIST,
     "f_run": SEEN,
     "f_run_log": (IN, IN, 404, 404, 404, 404, 200, 404, 200),  # a log is nothing but values

@@ -48,6 +48,8 @@ async def _checks(call: Call) -> AsyncIterator[Check]:
             yield Check(*found)
     for path in _paths(store):
         yield _permissions(path)
+    if isinstance(store, FileBackend):
+        yield _artefacts(store)
     yield await _chains(call)
     async for check in _runs(call):
         yield check
@@ -66,6 +68,12 @@ def _permissions(path: Path) -> Check:
     open_to_others = bool(mode & 0o077)
     advice = f"others on this machine may read it: chmod {wanted} {path}"
     return Check(f"permissions of {path.name}", not open_to_others, f"{mode:o}", advice)
+
+
+def _artefacts(store: FileBackend) -> Check:
+    unused = store.unused_artefacts(delete=False)
+    advice = "a crash left them behind: python -m flujo prune deletes them, too"
+    return Check("artefacts", not unused, f"{len(unused)} that no run refers to", advice)
 
 
 async def _chains(call: Call) -> Check:

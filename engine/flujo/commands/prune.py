@@ -13,6 +13,7 @@ from flujo.commands.command import Call, Command, Exit, NotThere, acts, facts
 from flujo.errors import FlujoError
 from flujo.inflight import every_head
 from flujo.records import RunHead
+from flujo.state.backends.file import FileBackend
 from flujo.status import TERMINAL
 
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
@@ -51,7 +52,9 @@ async def prune(call: Call) -> int:
     cutoff = now - given.older_than
     found = [head async for head in every_head(call.store) if _is_old(head, call, cutoff)]
     deleted, kept = await _delete(call, found, cutoff, now) if given.yes else ([], [])
+    unused = call.store.unused_artefacts(delete=given.yes) if isinstance(call.store, FileBackend) else []
     answer = {"dry_run": not given.yes, "found": [head.run_id for head in found], "deleted": deleted, "kept": kept}
+    answer["unused_artefacts"] = unused
     if call.out.as_json:
         call.out.document(answer)
     elif not given.yes:
@@ -61,6 +64,9 @@ async def prune(call: Call) -> int:
         call.out.line(f"{len(deleted)} runs are deleted. Their histories stay.")
         for one in kept:
             call.out.error(f"{one['run_id']} was kept: {one['problem']}")
+    if unused and not call.out.as_json:
+        done = "are deleted" if given.yes else "would be deleted"
+        call.out.line(f"{len(unused)} artefacts that a crash left behind {done}.")
     return Exit.REFUSED if kept else Exit.DONE
 
 

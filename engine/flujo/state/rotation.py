@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from flujo.encryption import Keys
 from flujo.errors import CorruptState, KeyMissing
-from flujo.state.payloads import PAYLOADS, Keyed, place
+from flujo.state import sql_artefacts
+from flujo.state.artefacts import check, digest_in, missing
+from flujo.state.payloads import JSON, PAYLOADS, Keyed, place
 from flujo.state.sealing import SealingDialect
 from flujo.state.sql import Cursor
 
@@ -51,11 +54,15 @@ class Rotation:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table with values: its name in the database, what identifies a row, and the fields that hold values."""
+    """A table with values: its name in the database, what identifies a row, and the fields that hold values.
+
+    `may_refer` are those of them that may refer to artefacts.
+    """
 
     name: str
     of: Keyed
     fields: tuple[str, ...]
+    may_refer: tuple[str, ...] = ()
 
 
 InTransaction = Callable[[Callable[[Cursor], Any]], Awaitable[Any]]
@@ -63,11 +70,11 @@ InTransaction = Callable[[Callable[[Cursor], Any]], Awaitable[Any]]
 
 def tables_of(dialect: SealingDialect) -> list[Table]:
     """The tables of a run's rows."""
-    return [Table(dialect.tables[record], record, fields) for record, fields in PAYLOADS.items()]
+    return [Table(dialect.tables[record], record, fields, JSON.get(record, ())) for record, fields in PAYLOADS.items()]
 
 
 async def rotate(in_transaction: InTransaction, dialect: SealingDialect, tables: Iterable[Table]) -> Rotation:
-    """Seal all values of the tables with the first key, plain ones too.
+    """Seal all values of the tables with the first key, plain ones too; artefacts are put back into the rows, sealed.
 
     It is safe beside running workers, and may be repeated after it was interrupted: each transaction looks at a few
     rows and changes a value only where it is still the one that was read; neither `seq` nor any other column of a run
@@ -78,6 +85,8 @@ async def rotate(in_transaction: InTransaction, dialect: SealingDialect, tables:
         after: Sequence[Any] | None = None
         while (after := await in_transaction(_Step(dialect, table, after, done))) is not None:
             pass
+    for run_id in await in_transaction(partial(sql_artefacts.users, dialect=dialect)):
+        await in_transaction(partial(sql_artefacts.release_unreferenced, dialect=dialect, run_id=run_id))
     for table in tables:
         done.left += await in_transaction(_Count(dialect, table))
     done.left -= done.failed
@@ -109,11 +118,28 @@ class _Step:
     def _reseal(self, cursor: Cursor, key: Sequence[Any], stored: Sequence[str | None]) -> None:
         of, mark = self.table.of, self.dialect.mark
         for name, text in zip(self.table.fields, stored, strict=True):
-            sealed = self.done.reseal(self.dialect.keys, text, place(of, name, key))
-            if sealed != text:
-                same = " AND ".join(f"{column} = {mark}" for column in (*of.key, name))
+            same = " AND ".join(f"{column} = {mark}" for column in (*of.key, name))
+            where = place(of, name, key)
+            digest = digest_in(text) if name in self.table.may_refer else None
+            whole = text if digest is None else self._artefact(cursor, digest, where, (same, [*key, text]))
+            sealed = self.done.reseal(self.dialect.keys, whole, where)
+            if sealed != whole:
                 cursor.execute(f"UPDATE {self.table.name} SET {name} = {mark} WHERE {same}", [sealed, *key, text])
                 self.done.resealed -= cursor.rowcount != 1  # somebody wrote it meanwhile
+
+    def _artefact(self, cursor: Cursor, digest: str, where: str, row: tuple[str, list[Any]]) -> str | None:
+        """The text that a row refers to; None, which is noted, when it is not what was stored."""
+        whole = sql_artefacts.text_of(cursor, self.dialect, digest)
+        try:
+            if whole is not None:
+                check(digest, whole, lambda: where)
+                return whole
+            cursor.execute(f"SELECT 1 FROM {self.table.name} WHERE {row[0]}", row[1])
+            if cursor.fetchone() is not None:  # it did not go meanwhile, with its run
+                raise missing(digest, where)
+        except CorruptState as error:
+            self.done.note(error)
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from flujo import codec
 from flujo.encryption import Keys
 from flujo.errors import CorruptState, KeyMissing
 from flujo.records import Record, RunHead
+from flujo.state.artefacts import NEVER
 from flujo.state.payloads import PAYLOADS, place, plain, positions
 from flujo.state.sql import Dialect
 
@@ -21,9 +22,10 @@ _KEYS = positions({record: record.key for record in PAYLOADS})
 
 @dataclass(frozen=True, kw_only=True)
 class SealingDialect(Dialect):
-    """A dialect whose rows hold sealed values; plain ones of earlier times are read as they are."""
+    """A dialect whose rows hold sealed values, and no new value is set apart; plain ones of earlier times are read."""
 
     keys: Keys
+    artefact_bytes: int = dataclasses.field(default=NEVER, init=False)
 
     @property
     def seals(self) -> bool:

@@ -11,7 +11,7 @@ from operator import attrgetter, is_not
 from typing import Any, Protocol, TypeVar
 
 from flujo.batch import Batch, Transition
-from flujo.codec import APART, RECORDS, columns, isoformat, kinds
+from flujo.codec import APART, RECORDS, SHARED, columns, isoformat, kinds
 from flujo.document import RunDocument
 from flujo.errors import CorruptState, Fenced
 from flujo.records import (
@@ -30,6 +30,8 @@ from flujo.records import (
     Tombstone,
     Vote,
 )
+from flujo.state import sql_artefacts
+from flujo.state.artefacts import ARTEFACT_BYTES, has_large, set_apart
 from flujo.state.payloads import refuse_sealed
 from flujo.status import TERMINAL, RunStatus, TaskStatus, WaitStatus
 
@@ -67,7 +69,7 @@ class Dialect:
     """How one database spells things: table names, the parameter mark, times, and how a row is locked for a write.
 
     `take_turns` is the statement that lets writers who name the same text go one after the other, where the database
-    has several writers at once.
+    has several writers at once. Values above `artefact_bytes` are stored as artefacts.
     """
 
     tables: dict[type[Record], str]
@@ -75,6 +77,7 @@ class Dialect:
     time_to_db: Callable[[datetime], Any] = isoformat
     lock: str = ""
     take_turns: str = ""
+    artefact_bytes: int = ARTEFACT_BYTES
     _cache: dict[Any, str] = field(default_factory=dict)
 
     @property
@@ -232,18 +235,30 @@ def fetch(
     cursor: Cursor, dialect: Dialect, record: type[R], where: str, parameters: Sequence[Any], *, suffix: str = ""
 ) -> list[R]:
     """The records that a condition selects. Raises `CorruptState` when a row is none."""
-    cursor.execute(dialect.select(record, where, suffix), parameters)
-    rows = cursor.fetchall()
-    if not rows:
+    sql = dialect.select(record, where, suffix)
+    fields = _columns(cursor, dialect, record, sql, parameters)
+    if sql_artefacts.put_back(cursor, dialect, record, fields) is not None:
+        # The run may have been deleted between two statements, or its keys rotated: then its rows are others, too.
+        fields = _columns(cursor, dialect, record, sql, parameters)
+        missing = sql_artefacts.put_back(cursor, dialect, record, fields)
+        if missing is not None:
+            raise missing
+    return list(map(record, *fields)) if fields else []
+
+
+def _columns(cursor: Cursor, dialect: Dialect, record: type[Record], sql: str, parameters: Sequence[Any]) -> list[Any]:
+    """The rows by columns, opened: a long run has thousands of them."""
+    cursor.execute(sql, parameters)
+    fields: list[Any] = list(zip(*cursor.fetchall(), strict=True))
+    if not fields:
         return []
-    fields: list[Any] = list(zip(*rows, strict=True))  # by columns: a long run has thousands of rows
     try:
         for position, read in _SHAPES[record].readers:
             fields[position] = [None if value is None else read(value) for value in fields[position]]
         dialect.open_columns(record, fields)
-        return list(map(record, *fields))
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptState(f"A stored {record.__name__} cannot be read: {error}") from error
+    return fields
 
 
 def transact(
@@ -282,6 +297,12 @@ def write(cursor: Cursor, dialect: Dialect, batch: Batch) -> None:
 
 
 def _write_rows(cursor: Cursor, dialect: Dialect, batch: Batch) -> None:
+    limit = dialect.artefact_bytes
+    if has_large(batch.inserts, limit) or has_large(batch.updates, limit):
+        texts: dict[str, str] = {}
+        inserts, updates = set_apart(batch.inserts, limit, texts), set_apart(batch.updates, limit, texts)
+        sql_artefacts.keep(cursor, dialect, batch.run_id, texts)
+        batch = Batch(batch.run_id, batch.before, batch.head, inserts, updates)
     for statement in row_statements(dialect, batch):
         cursor.execute(*statement)
 
@@ -302,14 +323,18 @@ def row_statements(dialect: Dialect, batch: Batch) -> Iterator[Statement]:
 def replace(cursor: Cursor, dialect: Dialect, stored: RunDocument | None, document: RunDocument) -> None:
     """Write a whole run over a stored one of the same history; audit events that are stored stay as they are."""
     known: set[Record] = set(stored.events()) if stored else set()
+    texts: dict[str, str] = {}
+    records = set_apart(document.records(), dialect.artefact_bytes, texts)
     for kind in (*_GONE_WITH_THE_RUN, Tombstone):
         cursor.execute(f"DELETE FROM {dialect.tables[kind]} WHERE run_id = {dialect.mark}", [document.run_id])
     if stored is not None and stored.head is not None:
         _write_head(cursor, dialect, Batch(document.run_id, stored.head, document.head))
-    for kind, rows in _by_kind(document.records()):
+    for kind, rows in _by_kind(records):
         for row in rows:
             if row not in known and not (kind is RunHead and stored is not None and stored.head is not None):
                 cursor.execute(dialect.insert(kind, 1), dialect.row(row))
+    sql_artefacts.keep(cursor, dialect, document.run_id, texts)
+    sql_artefacts.release(cursor, dialect, document.run_id, kept=texts)
 
 
 def _write_head(cursor: Cursor, dialect: Dialect, batch: Batch) -> None:
@@ -352,6 +377,7 @@ def _end_here(cursor: Cursor, dialect: Dialect, before: RunHead) -> None:
 
 
 def _delete(cursor: Cursor, dialect: Dialect, before: RunHead) -> None:
+    sql_artefacts.release(cursor, dialect, before.run_id)
     for kind in _GONE_WITH_THE_RUN:
         cursor.execute(f"DELETE FROM {dialect.tables[kind]} WHERE run_id = {dialect.mark}", [before.run_id])
     terminal = ", ".join(f"'{RunStatus(status).value}'" for status in sorted(TERMINAL))
@@ -404,4 +430,4 @@ class _Shape:
         self.readers = tuple((position, read) for position, read in readers if read is not None)
 
 
-_SHAPES: dict[type[Any], _Shape] = {record: _Shape(record) for record in RECORDS}
+_SHAPES: dict[type[Any], _Shape] = {record: _Shape(record) for record in (*RECORDS, *SHARED)}

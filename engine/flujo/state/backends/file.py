@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,19 @@ from flujo.document import RunDocument
 from flujo.encryption import Keys
 from flujo.errors import BackendError, CorruptState, KeyMissing, OutcomeUnknown
 from flujo.records import AuditEvent, Record, RunHead, Tombstone
+from flujo.state.artefacts import (
+    ARTEFACT_BYTES,
+    NEVER,
+    check,
+    checked_threshold,
+    digest_in,
+    has_large,
+    missing,
+    place,
+    set_apart,
+    with_payloads,
+)
+from flujo.state.backends.file_artefacts import FileArtefacts
 from flujo.state.backends.file_places import Places
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
 from flujo.state.folders import make_folder, sync_folder
@@ -33,15 +46,20 @@ from flujo.transitions import purge
 
 _SUFFIX = ".jsonl"
 _PLACES = "places"
+_ARTEFACTS = "artefacts"
 
 
 @dataclass(slots=True)
 class _Cached:
-    """A run as read from its file up to `offset`; `inode` tells when the file was replaced."""
+    """A run as read from its file up to `offset`; `inode` tells when the file was replaced.
+
+    `uses` has the digests of the artefacts that its lines refer to.
+    """
 
     document: RunDocument
     offset: int
     inode: int
+    uses: set[str] = field(default_factory=set)
 
 
 class FileBackend(StateBackend):
@@ -49,18 +67,28 @@ class FileBackend(StateBackend):
 
     Each write appends one line, `{"sha256": …, "rows": …}`, and returns after fsync. A line that a crash left
     unfinished was never acknowledged and is cut off by the next write; a damaged line before the last is an error
-    (`CorruptState`), and the file is left as it is. With `encryption` values are sealed by the first of the
-    keys; plain ones of earlier times stay readable.
+    (`CorruptState`), and the file is left as it is. Values of more than `artefact_bytes` have files of their own under
+    `artefacts`, one for all runs, and the lines refer to them. With `encryption` all values are sealed in the lines, by
+    the first of the keys; plain ones of earlier times stay readable.
     """
 
     lists_runs: ClassVar[bool] = True
     shared_by_processes: ClassVar[bool] = True
 
-    def __init__(self, folder: Path | str, *, clock: Clock | None = None, encryption: Keys | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        clock: Clock | None = None,
+        encryption: Keys | None = None,
+        artefact_bytes: int = ARTEFACT_BYTES,
+    ) -> None:
         self.folder = Path(folder)
         self._keys = encryption
         self._to_plain = row_writer(encryption)
         self._opened = row_reader(encryption)
+        self._artefact_bytes = checked_threshold(artefact_bytes) if encryption is None else NEVER
+        self._artefacts = FileArtefacts(self.folder / _ARTEFACTS)
         self._clock = clock or SystemClock()
         self._cache: dict[str, _Cached] = {}
         self._guards: dict[str, threading.Lock] = {}
@@ -85,12 +113,19 @@ class FileBackend(StateBackend):
             after = cached.document.copy()
             after.apply(batch)
             if batch.head is None:
-                self._replace(run_id, after)
+                self._replace(run_id, after, cached.uses)
             else:
-                rows = (batch.head, *batch.inserts, *batch.updates)
+                rows, texts = self._set_apart([batch.head, *batch.inserts, *batch.updates])
+                self._artefacts.keep(run_id, {digest: texts[digest] for digest in texts.keys() - cached.uses})
                 self._append(descriptor, cached, _line([{row.table: [self._to_plain(row)]} for row in rows]))
                 cached.document = after
+                cached.uses |= texts.keys()
             return batch
+
+    def _set_apart(self, rows: list[Record]) -> tuple[list[Record], dict[str, str]]:
+        """Rows as they are written, and the texts that they refer to."""
+        texts: dict[str, str] = {}
+        return (set_apart(rows, self._artefact_bytes, texts) if has_large(rows, self._artefact_bytes) else rows), texts
 
     async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
         check_run_id(run_id)
@@ -99,10 +134,10 @@ class FileBackend(StateBackend):
 
     def _import(self, incoming: RunDocument) -> None:
         with self._locked(incoming.run_id) as descriptor:
-            stored = self._read(incoming.run_id, descriptor).document
-            accepted = compare_and_import(incoming, stored, self._clock.now())
+            stored = self._read(incoming.run_id, descriptor)
+            accepted = compare_and_import(incoming, stored.document, self._clock.now())
             if accepted is not None:
-                self._replace(incoming.run_id, accepted)
+                self._replace(incoming.run_id, accepted, stored.uses)
 
     async def delete_state(self, run_id: str) -> None:
         if await self.load(run_id) is not None:
@@ -131,7 +166,8 @@ class FileBackend(StateBackend):
         document = RunDocument(run_id)
         with suppress(FileNotFoundError):
             for line in self._path(run_id).read_bytes().rpartition(b"\n")[0].splitlines():
-                _apply_line(document, line, str(self._path(run_id)), seen)
+                for row in _rows(line, str(self._path(run_id))):
+                    document.put(seen(row))
         return document
 
     async def events(self, run_id: str) -> Iterable[AuditEvent]:
@@ -170,7 +206,8 @@ class FileBackend(StateBackend):
         with self._locked(run_id) as descriptor:
             self._unopened(run_id, look)
             if stale:
-                self._replace(run_id, self._read(run_id, descriptor).document)
+                stored = self._read(run_id, descriptor)
+                self._replace(run_id, stored.document, stored.uses)
                 done.resealed += stale
 
     async def load_state(self, run_id: str) -> dict[str, Any] | None:
@@ -267,11 +304,49 @@ class FileBackend(StateBackend):
         lines = whole.split(b"\n") if whole else []
         for number, line in enumerate(lines):
             where = f"{self._path(run_id)}, line {number + 1} after {cached.offset}"
-            _apply_line(cached.document, line, where, self._opened)
+            self._apply_line(cached, line, where)
         cached.offset += len(tail) - len(torn)
         if lines or cached.offset == 0:
             self._cache[run_id] = cached
         return cached
+
+    def _apply_line(self, cached: _Cached, line: bytes, where: str) -> None:
+        texts: dict[str, str] = {}
+        for row in _rows(line, where):
+            cached.document.put(self._put_back(self._opened(row), texts))
+        cached.uses |= texts.keys()
+
+    def _put_back(self, row: Record, texts: dict[str, str]) -> Record:
+        """The row with its values in place of references; `texts` gains those that were read."""
+
+        def value(name: str, stored: str) -> str:
+            digest = digest_in(stored)
+            if digest is None:
+                return stored
+            if digest not in texts:
+                where = partial(place, name, getattr(row, "run_id", ""), getattr(row, "path", ""))
+                text = self._artefacts.load(digest)
+                if text is None:
+                    raise missing(digest, where())
+                check(digest, text, where)
+                texts[digest] = text
+            return texts[digest]
+
+        return with_payloads(row, value)
+
+    def unused_artefacts(self, *, delete: bool) -> list[str]:
+        """The digests of artefacts that a crash left behind: stored for a line that was then not written, or gone."""
+        found = self._artefacts.digests()
+        users: dict[str, set[str]] = {}
+        for digest in found:
+            for run_id in self._artefacts.users(digest):
+                users.setdefault(run_id, set()).add(digest)
+        for run_id, marked in users.items():
+            found -= self._used_of(run_id, marked, delete=delete)
+        if delete:
+            for digest in found:
+                self._artefacts.delete_unused(digest)
+        return sorted(found)
 
     @staticmethod
     def _append(descriptor: int, cached: _Cached, line: bytes) -> None:
@@ -286,13 +361,24 @@ class FileBackend(StateBackend):
             raise OutcomeUnknown(f"The disk did not confirm the write: {error}. Read the run before acting.") from error
         cached.offset += len(line)
 
-    def _replace(self, run_id: str, document: RunDocument) -> None:
-        """A new file in place of the old one, whole or not at all."""
+    def _used_of(self, run_id: str, marked: set[str], *, delete: bool) -> set[str]:
+        """Those of the marked artefacts that a run refers to; a run that cannot be read may refer to all."""
+        with suppress(CorruptState, KeyMissing), self._locked(run_id) as descriptor:
+            used = self._read(run_id, descriptor).uses & marked
+            if delete:
+                self._artefacts.release(run_id, marked - used)
+            return used
+        return marked
+
+    def _replace(self, run_id: str, document: RunDocument, uses: set[str]) -> None:
+        """A new file in place of the old one, whole or not at all; then the run uses no more than that refers to."""
         path = self._path(run_id)
+        rows, texts = self._set_apart(document.records())
+        self._artefacts.keep(run_id, texts)
         temporary = path.with_suffix(".new")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            line = _line([{row.table: [self._to_plain(row)]} for row in document.records()])
+            line = _line([{row.table: [self._to_plain(row)]} for row in rows])
             if os.write(descriptor, line) != len(line):
                 raise BackendError("The disk is full: nothing was saved.")
             os.fsync(descriptor)
@@ -301,10 +387,11 @@ class FileBackend(StateBackend):
         temporary.replace(path)
         sync_folder(self.folder)
         self._cache.pop(run_id, None)
+        self._artefacts.release(run_id, uses - texts.keys())
 
 
-def _apply_line(document: RunDocument, line: bytes, where: str, opened: Callable[[Record], Record]) -> None:
-    """Put a line's rows into a document, each as `opened` makes it."""
+def _rows(line: bytes, where: str) -> Iterator[Record]:
+    """The rows of a line, in order. Raises `CorruptState`."""
     try:
         parsed = json.loads(line)
         text = canonical.dump(parsed["rows"])
@@ -317,7 +404,7 @@ def _apply_line(document: RunDocument, line: bytes, where: str, opened: Callable
     for table in tables:
         for name, rows in table.items():
             for row in rows:
-                document.put(opened(_record(name, row, where)))
+                yield _record(name, row, where)
 
 
 def _record(table: str, row: dict[str, Any], where: str) -> Any:

@@ -22,6 +22,7 @@ from flujo.document import RunDocument
 from flujo.encryption import Keys
 from flujo.errors import BackendBusy, BackendError, CorruptState, Fenced, FlujoError, OutcomeUnknown
 from flujo.records import AuditEvent, LogChunk, RunHead, StepReport, Tombstone
+from flujo.state.artefacts import ARTEFACT_BYTES, checked_threshold
 from flujo.state.backends.sqlite_health import Found, health
 from flujo.state.backends.sqlite_schema import TABLES, check_owner, create_tables
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
@@ -68,7 +69,8 @@ class SQLiteBackend(StateBackend):
     `synchronous` is `FULL` (a commit that returned survives a power cut) or `NORMAL` (it survives a crash of the
     process, but a power cut may take the last commits). A locked database is waited for up to 20 seconds, then
     `BackendBusy` is raised. A file that is no database, or one of a newer Flujo, is left as it is (`CorruptState`).
-    With `encryption` values are sealed in the file by the first of the keys; plain ones of earlier times stay readable.
+    Values of more than `artefact_bytes` are stored once for all runs. With `encryption` all values are sealed in their
+    rows, by the first of the keys; plain ones of earlier times stay readable.
     """
 
     lists_runs: ClassVar[bool] = True
@@ -82,6 +84,7 @@ class SQLiteBackend(StateBackend):
         clock: Clock | None = None,
         busy_seconds: float = BUSY_SECONDS,
         encryption: Keys | None = None,
+        artefact_bytes: int = ARTEFACT_BYTES,
     ) -> None:
         if synchronous not in ("FULL", "NORMAL"):
             raise ValueError(f"synchronous is FULL or NORMAL, not {synchronous!r}.")
@@ -94,7 +97,8 @@ class SQLiteBackend(StateBackend):
         weakref.finalize(self, self._readers.close)
         self._guard = threading.Lock()
         self._known = False
-        self._dialect = Dialect(tables=TABLES) if encryption is None else SealingDialect(TABLES, keys=encryption)
+        plain = Dialect(TABLES, artefact_bytes=checked_threshold(artefact_bytes))
+        self._dialect = plain if encryption is None else SealingDialect(TABLES, keys=encryption)
 
     # Writing
 

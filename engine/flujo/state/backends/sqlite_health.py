@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from flujo.codec import RECORDS
-from flujo.records import AuditEvent, RunHead, Tombstone
+from flujo.records import Artefact, ArtefactUse, AuditEvent, RunHead, Tombstone
 from flujo.state.backends.sqlite_schema import SCHEMA_VERSION, TABLES
 
 Found = tuple[str, bool, str, str]
@@ -43,7 +43,9 @@ def health(path: Path, synchronous: str) -> Iterator[Found]:
 
 def _orphans(connection: sqlite3.Connection) -> Iterator[int]:
     run, gone = TABLES[RunHead], TABLES[Tombstone]
-    for record in RECORDS:
+    unused = f"SELECT count(*) FROM {TABLES[Artefact]} WHERE digest NOT IN (SELECT digest FROM {TABLES[ArtefactUse]})"
+    yield connection.execute(unused).fetchone()[0]
+    for record in (*RECORDS, ArtefactUse):
         if record in (RunHead, Tombstone):
             continue
         known = f"SELECT run_id FROM {run}"

@@ -6,14 +6,15 @@ import dataclasses
 import sqlite3
 from datetime import datetime
 
-from flujo.codec import RECORDS, columns, defaults, kinds
+from flujo.codec import RECORDS, SHARED, columns, defaults, kinds
 from flujo.errors import CorruptState
-from flujo.records import AuditEvent, HumanTask, Record, RunHead
+from flujo.records import ArtefactUse, AuditEvent, HumanTask, Record, RunHead
 from flujo.status import ACTIVE, RunStatus
 
 # The number of columns: records only ever gain fields, so each that one gains raises it, and nobody can forget to.
-SCHEMA_VERSION = 1000 + sum(len(columns(record)) for record in RECORDS)
-TABLES: dict[type[Record], str] = {record: f"flujo_{record.table}" for record in RECORDS}
+STORED = (*RECORDS, *SHARED)
+SCHEMA_VERSION = 1000 + sum(len(columns(record)) for record in STORED)
+TABLES: dict[type[Record], str] = {record: f"flujo_{record.table}" for record in STORED}
 # One statement reads one snapshot, so that another process that is just creating the tables shows all of them or none.
 _OWNER = """
     SELECT user_version, (SELECT count(*) FROM sqlite_schema), (SELECT count(*) FROM sqlite_schema WHERE name = ?)
@@ -46,7 +47,7 @@ def create_tables(connection: sqlite3.Connection) -> None:
     """
     connection.execute("BEGIN IMMEDIATE")
     if not check_owner(connection):
-        for record in RECORDS:
+        for record in STORED:
             connection.execute(_table(record))
             for statement in _missing(connection, record):
                 connection.execute(statement)
@@ -82,6 +83,7 @@ def _default(value: object) -> str:
 
 def _statements() -> list[str]:
     run, events, tasks = TABLES[RunHead], TABLES[AuditEvent], TABLES[HumanTask]
+    uses = TABLES[ArtefactUse]
     order = "status, priority DESC, created_at, fingerprint, concurrency_key"
     running = f"status = '{RunStatus.RUNNING.value}'"
     queued = f"status = '{RunStatus.QUEUED.value}'"
@@ -92,6 +94,7 @@ def _statements() -> list[str]:
         f"CREATE INDEX IF NOT EXISTS {run}_untold ON {run} (untold) WHERE untold",
         f"CREATE INDEX IF NOT EXISTS {run}_by_wake_at ON {run} (wake_at) WHERE wake_at IS NOT NULL",
         f"CREATE INDEX IF NOT EXISTS {tasks}_open ON {tasks} (status, raised_at)",
+        f"CREATE INDEX IF NOT EXISTS {uses}_of ON {uses} (digest)",
         _refuse("update", f"UPDATE ON {events}", "audit events are never changed"),
         _refuse("delete", f"DELETE ON {events}", "audit events are never deleted"),
         _refuse("active", f"DELETE ON {run} WHEN OLD.status IN ({active})", "an active run is never deleted"),

@@ -1,0 +1,46 @@
+"""Downloads of single values, of which the pages show only the beginning when they are large."""
+
+from __future__ import annotations
+
+from django.http import Http404, HttpRequest, HttpResponse
+from django.utils.http import content_disposition_header
+from django.views.decorators.cache import cache_control
+from django.views.decorators.http import require_safe
+
+from runs import access
+from runs.models import Run
+from runs.queries import human_task, run_step
+from runs.views.run import with_run
+
+
+@require_safe
+@cache_control(no_store=True)
+@with_run
+def output(request: HttpRequest, run: Run, step_path: str) -> HttpResponse:
+    """What a step gave."""
+    text = run_step.output_of(run, step_path) if access.may(request.user, "view_context", run.pipeline) else None
+    if text is None:
+        raise Http404("No such output.")
+    return _file(f"{run.run_id}-{step_path}", text)
+
+
+@require_safe
+@cache_control(no_store=True)
+def evidence(request: HttpRequest, task_id: int) -> HttpResponse:
+    """What a request is about."""
+    task = access.get_task_or_404(request.user, task_id)
+    text = human_task.evidence_of(task) if human_task.sees_values(request.user, task) else None
+    if text is None:
+        raise Http404("No such evidence.")
+    return _file(f"{task.run_id}-{task.path}-evidence", text)
+
+
+def _file(name: str, text: str) -> HttpResponse:
+    """JSON as a file that no browser opens as a page."""
+    disposition = content_disposition_header(as_attachment=True, filename=f"{name.replace('/', '-')}.json")
+    headers = {
+        "Content-Disposition": disposition or "attachment",
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "sandbox",
+    }
+    return HttpResponse(text, content_type="application/json", headers=headers)

@@ -1,0 +1,128 @@
+"""Values that are artefacts are shown, downloaded, counted and verified as those in their rows are."""
+
+from __future__ import annotations
+
+import json
+from time import perf_counter
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+from flujo import canonical
+from flujo.errors import CorruptState
+
+from runs.models import Artefact, ArtefactUse, Checkpoint, HumanTask, Run, RunInput
+from runs.queries.state import payload_bytes
+from runs.services.verify_rows import row_problems
+from tests.runs import factories
+from tests.runs.conftest import SignIn, queries_of
+
+pytestmark = pytest.mark.django_db
+
+LARGE = {"pages": "p" * 5_000_000}
+TEXT = canonical.encode(LARGE)
+
+
+@pytest.fixture
+def client(sign_in: SignIn) -> Client:
+    return sign_in(factories.user("reader", can=["view", "view_context"]))
+
+
+@pytest.fixture
+def run() -> Run:
+    """A completed run whose steps all gave the same five megabytes."""
+    return apart(factories.completed_run("r1"))
+
+
+def apart(run: Run) -> Run:
+    """The run with one large value in place of each output, evidence and context change, as the backend stores it."""
+    digest = canonical.digest(TEXT)
+    artefact, _ = Artefact.objects.get_or_create(digest=digest, text=TEXT)
+    ArtefactUse.objects.create(run=run, artefact=artefact)
+    Checkpoint.objects.filter(run=run).update(output=f"@{digest}")
+    RunInput.objects.filter(run=run).update(input=f"@{digest}", context=f"@{digest}")
+    HumanTask.objects.filter(run=run).update(evidence=f"@{digest}")
+    return run
+
+
+def test_models_give_the_text_of_an_artefact(run: Run) -> None:
+    assert {row.output for row in Checkpoint.objects.filter(run=run)} == {TEXT}
+    assert RunInput.objects.values_list("input", flat=True).get() == TEXT
+
+
+@pytest.mark.parametrize("page", ["", "context/", "context/?at=0", "steps/price/", "steps/parse/", "history/", "fork/"])
+def test_pages_of_five_megabytes_are_quick_and_short(client: Client, run: Run, page: str) -> None:
+    began = perf_counter()
+    answer = client.get(f"/runs/r1/{page}")
+    assert answer.status_code == 200
+    assert perf_counter() - began < 2
+    assert len(answer.content) < 200_000
+    assert canonical.digest(TEXT) not in answer.content.decode()
+
+
+def test_list_of_steps_previews_the_text_and_not_the_reference(client: Client, run: Run) -> None:
+    assert f"{{&quot;pages&quot;:&quot;{'p' * 100}" in client.get("/runs/r1/").content.decode()
+
+
+def test_previews_of_artefacts_take_one_query_more_however_many(client: Client, run: Run) -> None:
+    few, many = factories.completed_run("r2"), run
+    client.get("/runs/r1/")
+    assert queries_of(client, f"/runs/{many.pk}/") <= queries_of(client, f"/runs/{few.pk}/") + 2
+
+
+def test_step_offers_its_large_output_as_a_download(client: Client, run: Run) -> None:
+    page = client.get("/runs/r1/steps/price/").content.decode()
+    assert "4.8\xa0MB of JSON" in page
+    assert page.count('href="/runs/r1/steps/price/output.json" download') == 1
+    assert page.count('href="/runs/r1/steps/parse/output.json" download') == 1
+
+
+def test_download_is_a_file_that_no_browser_runs(client: Client, run: Run) -> None:
+    answer = client.get("/runs/r1/steps/price/output.json")
+    assert json.loads(answer.content) == LARGE
+    assert answer["Content-Type"] == "application/json"
+    assert answer["Content-Disposition"] == 'attachment; filename="r1-price.json"'
+    assert answer["X-Content-Type-Options"] == "nosniff"
+    assert answer["Content-Security-Policy"] == "sandbox"
+    assert "no-store" in answer["Cache-Control"]
+    assert client.get("/runs/r1/steps/nowhere/output.json").status_code == 404
+
+
+def test_download_hides_what_is_marked_secret(client: Client, run: Run) -> None:
+    Run.objects.update(secrets=json.dumps({"keys": ["pages"], "paths": []}))
+    answer = client.get("/runs/r1/steps/price/output.json")
+    assert json.loads(answer.content) == {"pages": "hidden (marked secret)"}
+    assert b"ppppp" not in client.get("/runs/r1/steps/price/").content
+
+
+def test_download_of_who_may_not_see_values_is_not_found(sign_in: SignIn, viewer: User, run: Run) -> None:
+    client = sign_in(factories.user("looker", can=["view"]))
+    assert client.get("/runs/r1/steps/price/output.json").status_code == 404
+    assert b"output.json" not in client.get("/runs/r1/steps/price/").content
+
+
+def test_request_with_five_megabytes_of_evidence_is_quick_to_open(sign_in: SignIn) -> None:
+    task = apart(factories.paused_run("r1")).human_tasks.get()
+    client = sign_in(factories.user("reader", can=["view", "view_context", "decide"]))
+    began = perf_counter()
+    answer = client.get(f"/inbox/{task.pk}/")
+    assert answer.status_code == 200
+    assert perf_counter() - began < 2
+    assert len(answer.content) < 200_000
+    assert f'href="/inbox/{task.pk}/evidence.json" download' in answer.content.decode()
+    assert json.loads(client.get(f"/inbox/{task.pk}/evidence.json").content) == LARGE
+
+
+def test_shared_artefact_frees_nothing_until_its_last_run_goes(run: Run) -> None:
+    small = payload_bytes(["r1"]) - len(TEXT)
+    apart(factories.completed_run("r2"))
+    assert 0 < small < 10_000
+    assert payload_bytes(["r1"]) == small
+    assert payload_bytes(["r1", "r2"]) == 2 * small + len(TEXT)
+
+
+def test_tampered_artefact_is_an_error_and_found_by_the_proof(run: Run) -> None:
+    Artefact.objects.update(text='"other"')
+    with pytest.raises(CorruptState, match="A value of run r1 is damaged"):
+        list(Checkpoint.objects.all())
+    assert [problem.run_id for problem in row_problems() if "artefact" in problem.what] == ["r1"]
