@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -34,10 +33,10 @@ from flujo.verify import verify_store
 from pydantic import BaseModel
 
 from tests.engine.making import ROOT, document_of, runner_of
+from tests.engine.places import Place
 from tests.engine.stores import DURABLE
 
 OLD, NEW = new_key(), new_key()
-LARGE = "canary-large" * 90_000
 CANARIES = [f"canary-{name}" for name in (
     "input", "context", "changed", "output", "log", "note", "message", "answer", "default", "signal", "error", "edited"
 )]  # fmt: skip
@@ -90,72 +89,6 @@ ask = Step.human_in_the_loop(
 EVERYTHING = read >> ask >> Step.wait_for_signal("paid", str) >> fail
 
 
-@dataclass
-class Place:
-    """Where a store of one kind keeps its rows."""
-
-    kind: str
-    folder: Path
-    settings: Any
-
-    def open(self, *keys: str) -> StateBackend:
-        """The store, as a process opens it that was given these keys."""
-        if self.kind in ("django", "postgres"):
-            from runs.state_backend import DjangoBackend
-
-            self.settings.FLUJO_ENCRYPTION_KEYS = keys
-            return DjangoBackend("default" if self.kind == "django" else "postgres")
-        given = Keys(*keys) if keys else None
-        if self.kind == "sqlite":
-            return SQLiteBackend(self.folder / "runs.db", encryption=given)
-        return FileBackend(self.folder / "runs", encryption=given)
-
-    def run(self, work: Callable[[StateBackend], Any], *keys: str) -> Any:
-        """Do something with the store and close it."""
-
-        async def doing() -> Any:
-            backend = self.open(*keys)
-            try:
-                return await work(backend)
-            finally:
-                await backend.close()
-
-        return asyncio.run(doing())
-
-    def raw(self) -> bytes:
-        """All that is stored, as it lies there."""
-        if self.kind == "postgres":
-            return repr(self.rows()).encode()
-        folder = self.folder
-        if self.kind == "django":
-            from django.db import connections
-
-            folder = Path(connections["default"].settings_dict["NAME"]).parent
-        return b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
-
-    def artefacts(self) -> int:
-        """How many values are stored apart."""
-        if self.kind == "file":
-            return len([path for path in self.folder.glob("runs/artefacts/??/*") if path.is_file()])
-        if self.kind == "sqlite":
-            with closing(sqlite3.connect(self.folder / "runs.db")) as connection:
-                return int(connection.execute("SELECT count(*) FROM flujo_artefact").fetchone()[0])
-        from runs.models import Artefact
-
-        return Artefact.objects.using("default" if self.kind == "django" else "postgres").count()
-
-    def rows(self) -> list[Any]:
-        from django.apps import apps
-        from django.db import connections
-
-        found = []
-        with connections["postgres"].cursor() as cursor:
-            for model in apps.get_app_config("flujo_runs").get_models():
-                cursor.execute(f"SELECT * FROM {model._meta.db_table}")
-                found += cursor.fetchall()
-        return found
-
-
 @pytest.fixture(params=DURABLE)
 def place(request: pytest.FixtureRequest, tmp_path: Path, settings: Any) -> Iterator[Place]:
     yield Place(request.param, tmp_path, settings)
@@ -179,16 +112,6 @@ async def everything(backend: StateBackend, run_id: str = "r", *, forked: bool =
     await flujo.signal_async(run_id, "paid", "canary-signal")
     if forked:
         await flujo.fork_async(run_id, from_step="fail", context={"word": "canary-edited"}, new_run_id=f"{run_id}-fork")
-
-
-async def passed(backend: StateBackend, run_id: str = "r") -> None:
-    """A run through which a megabyte passes."""
-
-    @step
-    async def give(text: str) -> str:
-        return text
-
-    await runner_of(give, backend).run_async(LARGE, run_id=run_id)
 
 
 def held(raw: bytes) -> set[str]:
@@ -258,47 +181,6 @@ def test_old_key_may_go_after_a_rotation(place: Place) -> None:
     assert place.run(lambda backend: backend.rotate_keys(), NEW, OLD).resealed == 0
     with pytest.raises(KeyMissing):
         place.run(lambda backend: document_of(backend, "r"), OLD)
-
-
-def test_store_with_keys_seals_a_large_value_in_its_row_and_sets_nothing_apart(place: Place) -> None:
-    place.run(passed, OLD)
-    assert b"canary-large" not in place.raw()
-    assert place.artefacts() == 0
-    document = place.run(lambda backend: document_of(backend, "r"), OLD)
-    assert document.start.input == document.checkpoints()[0].output == json.dumps(LARGE)
-
-
-def test_store_that_got_its_keys_later_reads_its_artefacts_and_a_rotation_seals_them(place: Place) -> None:
-    place.run(passed)
-    place.run(lambda backend: passed(backend, "other"))
-    plain = place.run(lambda backend: document_of(backend, "r"))
-    assert place.artefacts() == 1
-    assert place.run(lambda backend: document_of(backend, "r"), OLD) == plain
-    place.run(lambda backend: passed(backend, "later"), OLD)
-
-    assert place.run(lambda backend: backend.rotate_keys(), OLD).complete
-    assert place.artefacts() == 0
-    assert b"canary-large" not in place.raw()
-    assert place.run(lambda backend: document_of(backend, "r"), OLD) == plain
-    place.run(lambda backend: backend.delete_state("other"), OLD)
-    assert place.run(lambda backend: document_of(backend, "later"), OLD).start.input == json.dumps(LARGE)
-
-
-@pytest.mark.tampers
-def test_rotation_leaves_an_artefact_that_is_not_what_was_stored_and_says_so(tmp_path: Path) -> None:
-    place = Place("sqlite", tmp_path, None)
-    place.run(passed)
-    with closing(sqlite3.connect(tmp_path / "runs.db")) as connection, connection:
-        connection.execute("UPDATE flujo_artefact SET text = 'another'")
-    done = place.run(lambda backend: backend.rotate_keys(), OLD)
-    assert (done.complete, done.failed, done.left) == (False, 2, 0)
-    assert "holds another text" in done.problems[0]
-    assert place.artefacts() == 1
-    with closing(sqlite3.connect(tmp_path / "runs.db")) as connection, connection:
-        connection.execute("DELETE FROM flujo_artefact")
-    done = place.run(lambda backend: backend.rotate_keys(), OLD)
-    assert (done.complete, done.failed, done.left) == (False, 2, 0)
-    assert "is gone" in done.problems[0]
 
 
 def test_rotation_leaves_what_it_cannot_open_and_says_so(place: Place) -> None:

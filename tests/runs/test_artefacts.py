@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from time import perf_counter
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 from flujo import canonical
+from flujo.encryption import new_key
 from flujo.errors import CorruptState
 
 from runs.models import Artefact, ArtefactUse, Checkpoint, HumanTask, Run, RunInput
@@ -126,3 +128,25 @@ def test_tampered_artefact_is_an_error_and_found_by_the_proof(run: Run) -> None:
     with pytest.raises(CorruptState, match="A value of run r1 is damaged"):
         list(Checkpoint.objects.all())
     assert [problem.run_id for problem in row_problems() if "artefact" in problem.what] == ["r1"]
+
+
+def test_site_that_got_its_keys_later_shows_downloads_and_verifies_its_artefacts(
+    run: Run, client: Client, settings: Any
+) -> None:
+    before = [problem.what for problem in row_problems()]
+    settings.FLUJO_ENCRYPTION_KEYS = [new_key()]
+    assert "4.8\xa0MB of JSON" in client.get("/runs/r1/steps/price/").content.decode()
+    assert f"{{&quot;pages&quot;:&quot;{'p' * 100}" in client.get("/runs/r1/").content.decode()
+    assert json.loads(client.get("/runs/r1/steps/price/output.json").content) == LARGE
+    assert [problem.what for problem in row_problems()] == before
+
+
+def test_download_of_a_value_whose_key_is_missing_is_not_found(sign_in: SignIn, settings: Any) -> None:
+    settings.FLUJO_ENCRYPTION_KEYS = [new_key()]
+    task = factories.paused_run("r1").human_tasks.get()
+    client = sign_in(factories.user("reader", can=["view", "view_context", "decide"]))
+    pages = ("/runs/r1/steps/price/output.json", f"/inbox/{task.pk}/evidence.json")
+    assert [client.get(page).status_code for page in pages] == [200, 200]
+    settings.FLUJO_ENCRYPTION_KEYS = [new_key()]
+    assert [client.get(page).status_code for page in pages] == [404, 404]
+    assert "encrypted with a key that this site was not given" in client.get(f"/inbox/{task.pk}/").content.decode()
