@@ -85,13 +85,11 @@ def plan_of_queued(backend: Any) -> str:
     """How SQLite finds the queued runs: the statement is the one that `ready` has just made."""
     from django.db import connection as django
 
-    import runs.state_backend
-
     if isinstance(backend, SQLiteBackend):
         connection, dialect = sqlite3.connect(backend.path), backend._dialect
     else:
         django.ensure_connection()
-        connection, dialect = django.connection, runs.state_backend._dialect("default", backend._keys, for_write=False)
+        connection, dialect = django.connection, backend._dialect(for_write=False)
     (statement,) = [text for text in dialect._cache.values() if "status = 'queued'" in text and "LIMIT 7" in text]
     rows = connection.execute(f"EXPLAIN QUERY PLAN {statement.replace('%s', '?')}", ["some", "others"]).fetchall()
     connection.close()
