@@ -16,7 +16,7 @@ from runs import access
 from runs.models import AuditEvent, HumanTask, PipelineGrant, Run, Schedule
 from tests.demo.test_release import commit, git
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)

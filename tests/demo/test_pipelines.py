@@ -26,7 +26,7 @@ from runs.uploads import store_upload
 from tests.demo.test_export import busiest
 from tests.demo.test_release import commit, git
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 REVIEW = {"approved_total": "1000000.00", "note": "checked with the suppliers"}
 

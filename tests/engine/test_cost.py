@@ -15,6 +15,8 @@ from flujo.state.backends.file import FileBackend
 from tests.engine.making import environment, runner_of
 from tests.engine.stores import TracedSQLite
 
+pytestmark = pytest.mark.slow
+
 STEPS = 1_600
 STATEMENTS_PER_STEP = 6
 

@@ -19,6 +19,8 @@ from flujo.verify import verify_chain
 from tests.engine.making import Ledger, document_of, head_of, kinds_of, order_pipeline, runner_of
 from tests.engine.stores import Store, emptied
 
+pytestmark = pytest.mark.slow
+
 
 class Bill(PipelineContext):
     lines: list[str] = []

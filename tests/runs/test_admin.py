@@ -20,7 +20,7 @@ from runs.services.site_audit import record
 from tests.runs import factories
 from tests.runs.conftest import SignIn
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 ENGINE = [model for model in apps.get_app_config("flujo_runs").get_models() if model is not PipelineGrant]
 EACH = pytest.mark.parametrize("model", ENGINE, ids=lambda model: model.__name__)

@@ -23,7 +23,7 @@ from runs.live.routing import application
 from runs.models import PipelineGrant, Run
 from tests.runs import factories
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio, pytest.mark.slow]
 
 ORIGIN = "http://testserver"
 SocketOf = Callable[..., Awaitable[WebsocketCommunicator]]

@@ -16,7 +16,7 @@ from tests.runs import factories, shop
 from tests.runs.conftest import SignIn
 from tests.runs.derived import failed_offer, go_on, rows_of
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 URL = "/runs/r1/fork/?step=check"
 ASKED = {"f-discount": "10", "f-note": "", "reason": "Agreed by phone."}

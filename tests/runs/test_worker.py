@@ -24,7 +24,7 @@ from runs.sweeper import Sweeper
 from runs.worker import Worker
 from tests.runs import factories
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 Start = Callable[..., Run]
 

@@ -15,7 +15,7 @@ from flujo_site.middleware import ClientAddress
 from runs.models import Decision, HumanTask, PipelineGrant, SiteEvent
 from tests.runs import factories, shop
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 DIGITS = "9" * 5000
 RIGHT = "a long right password"

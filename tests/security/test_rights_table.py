@@ -26,7 +26,7 @@ from runs.models import (
 from runs.urls import urlpatterns
 from tests.runs import factories, shop
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 ROLES = ("anonymous", "inactive", "nobody", "stranger", "viewer", "decider", "doer", "auditor", "root")
 VERBS = ("start", "decide", "cancel", "retry", "fork", "signal", "schedule", "delete", "export")

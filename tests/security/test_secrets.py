@@ -24,7 +24,7 @@ GIVEN: dict[str, Any] = {"user": "ana", "password": CANARIES[0], "token": CANARI
 LEFT_OUT = re.compile(r"logout|sign-out|/static/|/password_change/|/jsi18n/")
 MOST_PAGES = 400
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 
 @pytest.fixture

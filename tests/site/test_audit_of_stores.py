@@ -18,6 +18,8 @@ from tests.audit_of_stores import AuditOfStores
 from tests.runs import factories
 from tests.runs.guards import lifted
 
+pytestmark = pytest.mark.slow
+
 
 @step
 async def to_upper(text: str) -> str:

@@ -13,6 +13,8 @@ from flujo.node import Node
 from flujo.status import LEGAL_MOVES
 from flujo.step import Step
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(path.name for path in DOCS.glob("*.md"))
