@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any
 
 from django.db import connection as default_connection
@@ -17,7 +16,8 @@ from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.operations import BaseDatabaseOperations
 
-migration: Any = import_module("runs.migrations.0002_guards")
+from runs import guards
+
 _flush = BaseDatabaseOperations.execute_sql_flush
 
 
@@ -39,9 +39,9 @@ def lifted(connection: BaseDatabaseWrapper = default_connection) -> Iterator[Non
         yield
         return
     with transaction.atomic(using=connection.alias):
-        _execute(migration.REMOVE, connection)
+        _execute(guards.REMOVE, connection)
         yield
-        _execute(migration.INSTALL, connection)
+        _execute(guards.INSTALL, connection)
 
 
 def lift_for_flush() -> None:

@@ -90,8 +90,8 @@ def test_guards_stand_after_all_migrations_and_after_a_flush() -> None:
 
 @pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
-def test_guards_migration_is_reversible() -> None:
-    call_command("migrate", "flujo_runs", "0001", verbosity=0)
+def test_migration_is_reversible_and_brings_the_guards() -> None:
+    call_command("migrate", "flujo_runs", "zero", verbosity=0)
     assert not guards.installed()
     call_command("migrate", "flujo_runs", verbosity=0)
     assert guards.installed()

@@ -1,8 +1,11 @@
-"""The database's own refusals: audit rows are never changed or removed, and no active run is deleted by any path."""
+"""The database's own refusals: audit rows are never changed or removed, and no active run is deleted by any path.
 
-from typing import ClassVar
+SQLite drops a table's triggers when a migration rebuilds the table, as a changed column or constraint makes it do: such
+a migration ends with `migrations.RunPython(guards.install, migrations.RunPython.noop)`.
+"""
 
-from django.db import migrations
+from __future__ import annotations
+
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 APPEND_ONLY = ("flujo_runs_auditevent", "flujo_runs_siteevent")
@@ -10,7 +13,6 @@ NOT_APPENDED = "flujo: audit events are append-only"
 STILL_ACTIVE = "flujo: an active run cannot be deleted"
 ACTIVE = "('queued', 'running', 'paused')"
 
-# SQLite drops a table's triggers when a later migration rebuilds the table: call `install` again at its end.
 SQLITE_INSTALL = [
     *(
         f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
@@ -64,16 +66,9 @@ INSTALL = {"sqlite": SQLITE_INSTALL, "postgresql": POSTGRESQL_INSTALL}
 REMOVE = {"sqlite": SQLITE_REMOVE, "postgresql": POSTGRESQL_REMOVE}
 
 
-def _execute(statements: dict[str, list[str]], editor: BaseDatabaseSchemaEditor) -> None:
-    vendor = editor.connection.vendor
-    if vendor not in statements:
-        raise NotImplementedError(f"Flujo stores its runs in SQLite or PostgreSQL, not in {vendor}.")
-    for statement in statements[vendor]:
-        editor.execute(statement)
-
-
 def install(apps: object, editor: BaseDatabaseSchemaEditor) -> None:
-    """Create the triggers."""
+    """Create the triggers, whether or not some of them stand."""
+    remove(apps, editor)
     _execute(INSTALL, editor)
 
 
@@ -82,6 +77,9 @@ def remove(apps: object, editor: BaseDatabaseSchemaEditor) -> None:
     _execute(REMOVE, editor)
 
 
-class Migration(migrations.Migration):
-    dependencies: ClassVar = [("flujo_runs", "0001_initial")]
-    operations: ClassVar = [migrations.RunPython(install, remove)]
+def _execute(statements: dict[str, list[str]], editor: BaseDatabaseSchemaEditor) -> None:
+    vendor = editor.connection.vendor
+    if vendor not in statements:
+        raise NotImplementedError(f"Flujo stores its runs in SQLite or PostgreSQL, not in {vendor}.")
+    for statement in statements[vendor]:
+        editor.execute(statement)
