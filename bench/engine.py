@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from flujo import Flujo
-from flujo.records import AuditEvent
+from flujo.codec import APART, RECORDS
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.backends.sqlite import SQLiteBackend
 from flujo.state.backends.sqlite_schema import TABLES
@@ -138,7 +138,7 @@ def loading(rounds: int) -> Iterator[Row]:
         flujo = runner(adding(steps), backend)
         loop.run(seconds_of(flujo, run_id="long"))
         connection = sqlite3.connect(where / "runs.db")
-        tables = [table for record, table in TABLES.items() if record is not AuditEvent]
+        tables = [TABLES[record] for record in RECORDS if record not in APART]
 
         def read() -> float:
             began = time.perf_counter()

@@ -12,7 +12,8 @@ import pytest
 from flujo import Pipeline, step
 from flujo.state.backends.file import FileBackend
 
-from tests.engine.making import environment, runner_of
+from bench.__main__ import MEASUREMENTS
+from tests.engine.making import environment, python, runner_of
 from tests.engine.stores import TracedSQLite
 
 pytestmark = pytest.mark.slow
@@ -70,3 +71,11 @@ def test_engine_imports_no_django() -> None:
     )
 
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("row", MEASUREMENTS)
+def test_benchmark_measures_each_row(row: str) -> None:
+    done = python("-m", "bench", row, "--rounds", "1", timeout=120)
+
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1].endswith(("all targets met", "targets missed"))
