@@ -17,6 +17,7 @@ from runs import access, display
 from runs.models import AuditEvent, Decision, HumanTask, Run, Vote
 from runs.queries.payload import Payload, payload
 from runs.secrets import secrets_of, shown_text
+from runs.words import votes_words
 
 if TYPE_CHECKING:
     from runs.access import User
@@ -100,9 +101,27 @@ class RequestPage:
         return self.task.status == TaskStatus.OPEN
 
     @property
+    def agreed(self) -> int:
+        """How many people agree so far."""
+        return leading(json.dumps(vote.data, sort_keys=True) for vote in self.votes)
+
+    @property
     def votes_words(self) -> str:
-        """`1 of 2`: how many people agree so far, and how many must."""
-        return f"{leading(json.dumps(vote.data, sort_keys=True) for vote in self.votes)} of {self.task.quorum}"
+        """How many people agree so far, and how many must."""
+        return votes_words(self.task.kind, self.agreed, self.task.quorum)
+
+    @property
+    def awaited(self) -> list[str]:
+        """The candidates who have not voted yet; all of them where votes differ, and so must change."""
+        voters = {vote.actor for vote in self.votes}
+        return [name for name in self.candidates if name not in voters] or self.candidates
+
+    @property
+    def missing_words(self) -> str:
+        """How many more people must vote, and for what."""
+        more = self.task.quorum - self.agreed
+        what = "approve" if self.task.kind == "bool" else "give the same answer"
+        return f"{more} more {'person' if more == 1 else 'people'} must {what}"
 
     @property
     def overdue(self) -> bool:
@@ -139,6 +158,8 @@ class RequestPage:
     @property
     def verb(self) -> str:
         """What the positive button does."""
+        if self.task.quorum > 1 and self.task.kind != "bool":
+            return "Change your vote" if self.my_vote else "Vote for this answer"
         verb = {"bool": "Approve", "text": "Answer"}.get(self.task.kind, "Submit")
         return verb if self.task.quorum == 1 else f"Vote to {verb.lower()}"
 
@@ -147,7 +168,8 @@ class RequestPage:
         """When what the positive button promises happens."""
         if self.task.quorum == 1:
             return f"If you {self.verb.lower()}"
-        return f"When {self.task.quorum} people gave the same answer ({self.votes_words} so far)"
+        what = "approved" if self.task.kind == "bool" else "given the same answer"
+        return f"Once {self.task.quorum} people have {what}"
 
     @property
     def step(self) -> int:
@@ -177,7 +199,7 @@ def request_page(user: User, task: HumanTask) -> RequestPage:
     return RequestPage(
         task=task,
         run=task.run,
-        subject=task.run.title or task.run.pipeline,
+        subject=task.run.subject,
         evidence=payload(task.evidence, shown=sees_values(user, task), secrets=secrets, path=given(task.path)),
         schema=json.loads(task.schema) if task.schema else {},
         candidates=json.loads(task.candidates) if task.candidates else [],

@@ -21,6 +21,7 @@ from runs import access, display
 from runs.inbox_filter import tomorrow
 from runs.models import Decision, HumanTask, Vote
 from runs.queries import keyset
+from runs.words import votes_words
 
 if TYPE_CHECKING:
     from django_stubs_ext import WithAnnotations
@@ -231,7 +232,7 @@ def _row(task: RankedTask, user: User, decision: Decision | None, votes: int, *,
     run, rank = task.run, task.rank
     return InboxRow(
         task_id=task.pk,
-        subject=run.title or run.pipeline,
+        subject=run.subject,
         message=task.message,
         pipeline=run.pipeline,
         requester=run.requester,
@@ -250,7 +251,7 @@ def _row(task: RankedTask, user: User, decision: Decision | None, votes: int, *,
         closed_reason=task.closed_reason,
         due_at=task.due_at,
         escalated=task.escalated_at is not None,
-        votes=f"{votes} of {task.quorum}" if task.quorum > 1 else "",
+        votes=votes_words(task.kind, votes, task.quorum) if task.quorum > 1 else "",
         is_new=is_new,
     )
 
