@@ -54,6 +54,17 @@ def child_id(parent: RunHead, path: str, turn: int) -> str:
     return canonical.digest(canonical.dump(["child", parent.run_id, life, path, turn]))[:_ID_LETTERS]
 
 
+async def ancestry(backend: StateBackend, head: RunHead) -> list[RunHead]:
+    """A run behind those above it, the first of all first, as far as they are stored."""
+    line = [head]
+    while line[0].parent_run_id:
+        parent = await backend.head(line[0].parent_run_id)
+        if parent is None:
+            break
+        line.insert(0, parent)
+    return line
+
+
 def ending_of(document: RunDocument) -> Ending | None:
     """How a run ended; None while it is active."""
     head = document.head

@@ -456,6 +456,30 @@ async def test_child_that_a_crashed_parent_finds_deleted_is_not_started_again(bu
     assert ledger == {"double": 1}
 
 
+async def test_pipelines_that_start_one_another_come_to_an_end_that_names_the_chain(backend: StateBackend) -> None:
+    there = Step.run_pipeline("there", pipeline="child", max_levels=3)
+    back = Step.run_pipeline("back", pipeline="parent")
+    runner = flujo(backend, parent=there, child=back)
+    result = await runner.run_async(1, run_id="p")
+    assert result.status is RunStatus.FAILED
+    assert (result.error or "").count("ChildFailed") == 4
+    assert "'there' starts no child more than 3 levels below the first run; " in (result.error or "")
+    assert "from run p on it would be parent → child → parent → child → parent → child." in (result.error or "")
+
+
+@pytest.mark.slow
+async def test_pipeline_that_starts_itself_starts_twenty_others(built_in: Store) -> None:
+    runner = flujo(built_in.backend, parent=Step.run_pipeline("again", pipeline="parent"))
+    await queue_parent(runner)
+    while ready := await built_in.backend.ready(runner.clock.now()):
+        for head in ready:
+            await work(runner, "parent", head.run_id)
+    heads = await built_in.backend.heads()
+    assert len(heads) == 21
+    assert {head.status for head in heads} == {RunStatus.FAILED}
+    assert [head.error_type for head in heads].count("ChildTooDeep") == 1
+
+
 def test_child_step_that_makes_no_sense_is_refused_when_built() -> None:
     async def later(value: int) -> int:
         return value
@@ -464,6 +488,8 @@ def test_child_step_that_makes_no_sense_is_refused_when_built() -> None:
         Step.run_pipeline("bill", pipeline="")
     with pytest.raises(PipelineDefinitionError, match="start_on is a plain function"):
         Step.run_pipeline("bill", pipeline="child", start_on=later)
+    with pytest.raises(PipelineDefinitionError, match="at least 1, not 0"):
+        Step.run_pipeline("bill", pipeline="child", max_levels=0)
 
 
 async def test_parent_and_child_are_not_moved_to_another_store_while_one_waits_for_the_other(built_in: Store) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flujo import kin, transitions
 from flujo.branches import Suspended
 from flujo.child import ChildStep
-from flujo.errors import ChildCancelled, ChildFailed, InvalidInput
+from flujo.errors import ChildCancelled, ChildFailed, ChildTooDeep, InvalidInput
 from flujo.kin import Ending
 from flujo.records import RunWait, Signal
 from flujo.start import new_run
@@ -19,12 +19,23 @@ async def child(walk: Walk, spot: Spot) -> None:
     node, wait = spot.node, walk.hold.document.wait(spot.path)
     assert isinstance(node, ChildStep)  # what this way is for
     if wait is None or wait.status is not WaitStatus.OPEN:
+        await _check_level(walk, spot, node)
         wait = await _begin(walk, spot)
     told = next((signal for signal in walk.hold.document.waiting_signals() if signal.name == wait.name), None)
     ending = await _look(walk, spot, node, wait, told)
     if ending is None:
         raise Suspended
     await _end(walk, spot, wait, told, ending)
+
+
+async def _check_level(walk: Walk, spot: Spot, node: ChildStep) -> None:
+    """Pipelines that start one another without an end must not fill the store."""
+    line = await kin.ancestry(walk.hold.backend, walk.hold.head)
+    if len(line) > node.max_levels:
+        chain = " → ".join([*(head.pipeline for head in line), node.pipeline])
+        found = f"from run {line[0].run_id} on it would be {chain}"
+        deepest = f"{node.name!r} starts no child more than {node.max_levels} levels below the first run"
+        await walk.fail(spot, ChildTooDeep(f"{deepest}; {found}."))
 
 
 async def _begin(walk: Walk, spot: Spot) -> RunWait:
