@@ -2,79 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
-import re
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import pytest
-from flujo import Flujo, Pipeline, PipelineRegistry, Step, kin, step, transitions
-from flujo.batch import Batch, RunView, Transition
-from flujo.copying import exported
+from flujo import Step, kin, step, transitions
 from flujo.errors import IllegalTransition, InvalidInput, MigrationRefused, PipelineDefinitionError, RunCancelled
 from flujo.migration import plan
 from flujo.node import Node
-from flujo.records import RunHead
-from flujo.redaction import Secrets
 from flujo.result import PipelineResult
-from flujo.start import new_run
-from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.base import StateBackend
 from flujo.status import RunStatus, Wait
-from flujo.testing import FakeClock, FaultyBackend, crash_points
-from pydantic import SecretStr
+from flujo.testing import FakeClock, crash_points
 
+from tests.engine.family import (
+    ASK,
+    CHILD,
+    Between,
+    add_one,
+    broken,
+    child_of,
+    counting,
+    flujo,
+    minus_one,
+    of,
+    queue_parent,
+    work,
+)
 from tests.engine.making import Crash, Ledger, bury_holder, document_of, head_of, kinds_of
 from tests.engine.stores import Store, make_store
-
-ASK = Step.human_in_the_loop("ask", message_for_user="?", input_schema=int)
-
-
-def flujo(backend: StateBackend, clock: FakeClock | None = None, /, **pipelines: Node | Pipeline) -> Flujo:
-    """A runner of `parent` in a registry of all of these."""
-    registry = PipelineRegistry()
-    for name, pipeline in pipelines.items():
-        registry.register(pipeline, name=name, version="1.0.0")
-    return Flujo(registry=registry, pipeline_name="parent", state_backend=backend, clock=clock)
-
-
-def of(runner: Flujo, name: str) -> Flujo:
-    """The same for another pipeline."""
-    return Flujo(registry=runner.registry, pipeline_name=name, state_backend=runner.backend, clock=runner.clock)
-
-
-def counting(ledger: Ledger) -> Any:
-    @step
-    async def double(value: int) -> int:
-        ledger.add("double")
-        return 2 * value
-
-    return double
-
-
-@step
-async def add_one(value: int) -> int:
-    return value + 1
-
-
-@step
-async def minus_one(value: int) -> int:
-    return value - 1
-
-
-@step
-async def broken(value: int) -> int:
-    raise ValueError("The total is wrong.")
-
-
-CHILD = Step.run_pipeline("bill", pipeline="child", start_on=lambda value: value + 10)
-
-
-async def child_of(runner: Flujo, run_id: str = "p", path: str = "bill") -> str:
-    """The id of the child that the run waits for."""
-    (wait,) = [wait for wait in (await document_of(runner.backend, run_id)).open_waits() if wait.path == path]
-    return wait.name
 
 
 async def test_output_of_the_child_is_that_of_its_step(backend: StateBackend, ledger: Ledger) -> None:
@@ -153,31 +109,6 @@ async def test_retry_takes_the_child_of_the_round_before_if_it_was_retried_and_c
     assert (await of(runner, "child").retry_async(child_id)).status is RunStatus.COMPLETED
     assert (await runner.retry_async("p")).output == 11
     assert ledger == {"flaky": 2}
-
-
-async def test_retry_takes_what_a_child_gave_that_was_deleted_since(built_in: Store, ledger: Ledger) -> None:
-    @step
-    async def beside(value: int) -> int:
-        ledger.add("beside")
-        if ledger["beside"] == 1:
-            for _ in range(500):
-                waits = (await document_of(runner.backend, "p")).open_waits()
-                if waits and await runner.backend.load(waits[0].name) is not None:
-                    break
-                await asyncio.sleep(0.01)
-            await work(runner, "child", waits[0].name)
-            raise ValueError("not yet")
-        return value
-
-    both = Step.parallel("both", {"bill": CHILD, "beside": beside})
-    runner = flujo(built_in.backend, parent=both, child=counting(ledger))
-    await queue_parent(runner)
-    await work(runner, "parent", "p")
-    (wait,) = (await document_of(runner.backend, "p")).waits()
-    await kin.settle(runner.backend, wait.name, runner.clock.now())
-    await runner.backend.transact(wait.name, transitions.purge(actor="", reason="", now=runner.clock.now(), facts={}))
-    done = await runner.retry_async("p")
-    assert (done.status, ledger["double"]) == (RunStatus.COMPLETED, 1)
 
 
 async def test_cancelled_parent_cancels_its_child_and_grandchild(backend: StateBackend) -> None:
@@ -269,16 +200,6 @@ async def test_a_crash_at_any_write_of_a_cancellation_leaves_no_child_behind(tmp
 # Workers: children are queued, and parents are woken by what is stored
 
 
-async def work(runner: Flujo, name: str, run_id: str) -> None:
-    await of(runner, name).continue_async(run_id)
-
-
-async def queue_parent(runner: Flujo) -> None:
-    entry = runner.registry.get("parent")
-    new = new_run(entry, 1, {"run_id": "p"})
-    await runner.backend.transact("p", transitions.start(new, now=runner.clock.now(), claim=None, facts={}))
-
-
 async def test_worker_leaves_the_child_to_any_worker_and_is_woken_when_it_ends(built_in: Store) -> None:
     runner = flujo(built_in.backend, parent=CHILD >> add_one, child=add_one)
     await queue_parent(runner)
@@ -327,21 +248,6 @@ async def test_no_signal_passes_for_the_end_of_a_child(built_in: Store) -> None:
     assert (await head_of(built_in.backend, "p")).status is RunStatus.QUEUED
 
 
-class Between(FaultyBackend):
-    """A backend that lets `other` happen once, before the first write to a run that `matches` names."""
-
-    def __init__(self, inner: StateBackend, matches: Callable[[str, str], bool], other: Callable[[], Any]) -> None:
-        super().__init__(inner)
-        self.matches = matches
-        self.other: Callable[[], Any] | None = other
-
-    async def transact(self, run_id: str, transition: Transition, *, known: RunHead | None = None) -> Batch:
-        if self.other is not None and self.matches(run_id, getattr(transition, "__qualname__", "")):
-            other, self.other = self.other, None
-            await other()
-        return await super().transact(run_id, transition, known=known)
-
-
 async def test_child_that_ends_before_its_parent_pauses_is_not_missed(built_in: Store) -> None:
     runner = flujo(built_in.backend, parent=CHILD, child=add_one)
     await queue_parent(runner)
@@ -371,89 +277,6 @@ async def test_child_that_a_lost_worker_started_after_its_parent_ended_does_noth
     await work(runner, "child", child.run_id)
     assert (await head_of(built_in.backend, child.run_id)).status is RunStatus.CANCELLED
     assert ledger == {}
-
-
-async def test_run_is_not_deleted_before_its_parent_knows_of_its_end(built_in: Store) -> None:
-    runner = flujo(built_in.backend, parent=CHILD, child=add_one)
-    child_id = (await runner.run_async(1, run_id="p")).step_history and next(
-        run_id for run_id in await built_in.backend.run_ids() if run_id != "p"
-    )
-
-    def again(view: RunView) -> Batch:
-        assert view.head is not None
-        return Batch(view.run_id, view.head, view.head.changed({"untold": True}))
-
-    await built_in.backend.transact(child_id, again)
-    with pytest.raises(Exception, match="until its parent"):
-        await built_in.backend.delete_state(child_id)
-    await kin.settle(built_in.backend, child_id, runner.clock.now())
-    await built_in.backend.delete_state(child_id)
-
-
-async def test_secrets_of_a_child_that_was_deleted_before_its_output_was_taken_stay_marked(
-    built_in: Store,
-) -> None:
-    @step
-    async def sign(value: int) -> SecretStr:
-        return SecretStr(f"canary-{value}")
-
-    registry = PipelineRegistry()
-    registry.register(sign, name="child", version="1.0.0", secret_keys=["pin"])
-    registry.register(Step.fallback("in", CHILD, broken), name="parent", version="1.0.0")
-    runner = Flujo(registry=registry, pipeline_name="parent", state_backend=built_in.backend)
-    await queue_parent(runner)
-    await work(runner, "parent", "p")
-    child_id = await child_of(runner, path="in/bill")
-    await work(runner, "child", child_id)
-    told = Secrets.of_text((await head_of(runner.backend, "p")).secrets)
-    await runner.backend.delete_state(child_id)
-    await work(runner, "parent", "p")
-
-    head = await head_of(runner.backend, "p")
-    assert head.status is RunStatus.COMPLETED
-    assert told == Secrets.of_text(head.secrets) == Secrets(frozenset({"pin"}), frozenset({"in/bill"}))
-
-
-async def test_parent_whose_child_is_gone_fails_and_says_so_and_its_retry_starts_another(store: Store) -> None:
-    """Only a store of three methods lets a run be deleted that somebody waits for; others lose it by an import."""
-    elsewhere = InMemoryBackend()
-    await flujo(elsewhere, parent=CHILD, child=ASK).run_async(1, run_id="p")
-    state = await elsewhere.load_state("p")
-    assert state is not None
-    await store.backend.save_state("p", state)
-
-    runner = flujo(store.backend, parent=CHILD, child=ASK)
-    result = await runner.run_async(1, run_id="p")
-    assert result.status is RunStatus.FAILED
-    assert re.search(r"ChildCancelled: The child run \w+ of 'bill' was cancelled: it was deleted\.", result.error or "")
-    assert (await kinds_of(store.backend, "p"))[-3:] == ["child.ended", "run.claimed", "run.failed"]
-    (child_id,) = (await runner.retry_async("p")).children.values()
-    assert child_id not in (result.error or "")
-    await of(runner, "child").resume_async(child_id, 7)
-    assert (await runner.run_async(1, run_id="p")).output == 7
-
-
-async def test_child_that_a_crashed_parent_finds_deleted_is_not_started_again(built_in: Store, ledger: Ledger) -> None:
-    elsewhere = InMemoryBackend()
-    runner = flujo(elsewhere, parent=CHILD, child=counting(ledger))
-    await queue_parent(runner)
-
-    async def dies() -> None:
-        raise Crash
-
-    dying = Between(elsewhere, lambda run_id, what: what.startswith("pause."), dies)
-    with pytest.raises(Crash):
-        await work(flujo(dying, parent=CHILD, child=counting(ledger)), "parent", "p")
-    parent, child_id = await exported(elsewhere, "p"), await child_of(runner)
-    await work(runner, "child", child_id)
-    await elsewhere.delete_state(child_id)
-    for run_id, state in {"p": parent, child_id: await exported(elsewhere, child_id)}.items():
-        await built_in.backend.save_state(run_id, state)  # a backup of the parent that is older than its child's
-
-    await bury_holder(built_in.backend, "p")
-    result = await flujo(built_in.backend, parent=CHILD, child=counting(ledger)).run_async(1, run_id="p")
-    assert "it was deleted" in (result.error or "")
-    assert ledger == {"double": 1}
 
 
 async def test_pipelines_that_start_one_another_come_to_an_end_that_names_the_chain(backend: StateBackend) -> None:
