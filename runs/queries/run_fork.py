@@ -9,7 +9,7 @@ from typing import Any
 from flujo import lineage
 from flujo.context import Fields
 from flujo.document import RunDocument
-from flujo.errors import IllegalTransition
+from flujo.errors import IllegalTransition, KeyMissing
 from flujo.redaction import Secrets
 from flujo.status import ACTIVE
 
@@ -50,7 +50,10 @@ class ForkPage:
 def page(user: access.User, run: Run, step: str) -> ForkPage:
     """The page of `run` for `user`, with `step` chosen."""
     head, why_not = header(user, run), not_granted(user, "fork", run) or no_fork(run)
-    document = DjangoBackend().load_now(run.pk) if head.known else None
+    try:
+        document = DjangoBackend().load_now(run.pk) if head.known else None
+    except KeyMissing as error:
+        return ForkPage(head, [], "", why_not or error.message)
     if document is None:
         return ForkPage(head, [], "", why_not)
     entry = registry.get(run.pipeline, run.version)
