@@ -7,13 +7,22 @@ import json
 import math
 from typing import Any
 
-from pydantic import BaseModel, PydanticUserError, ValidationError
+from pydantic import PydanticUserError, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from flujo.errors import CorruptState, UnstorableValue
-from flujo.stored_type import SECRETS, StoredType, difference, external, said, stored_type
+from flujo.stored_type import (
+    OutsideDomain,
+    StoredType,
+    check_untyped,
+    difference,
+    external,
+    place_of,
+    said,
+    stored_type,
+)
+from flujo.unstorable import MAX_DEPTH, secret_in, unstorable
 
-MAX_DEPTH = 100
 MAX_BYTES = 16 * 1024 * 1024
 MAX_INTEGER_DIGITS = 4_000
 
@@ -28,24 +37,25 @@ def encode(value: Any, annotation: Any = Any, *, where: str = "value") -> str:
     surrogates, keys that are not strings, integers of more than 4,000 digits, more than 100 levels or 16 MiB; or that
     would come back as something else, where the annotation leaves that open.
     """
+    stored: StoredType | None = None
     try:
         stored = None if annotation is Any else stored_type(annotation)
         if stored is None:
             plain = to_jsonable_python(value, bytes_mode="base64", inf_nan_mode="constants")
         else:
             plain = stored.dump(value)
-    except (PydanticSerializationError, RecursionError, ValueError) as error:
-        path = _unserialisable(value, where) or where
-        raise UnstorableValue(f"{path} cannot be stored as JSON: {error}", path=path) from error
+    except (PydanticSerializationError, RecursionError, ValueError, TypeError) as error:
+        raise unstorable(value, stored, error, where) from error
     except PydanticUserError as error:
         raise UnstorableValue(f"{where} cannot be stored: {error}", path=where) from error
     text = _text(plain, where)
-    if stored is None and isinstance(value, dict | list | tuple) and "{" in text:
-        _check(value, where, 0)  # JSON has turned keys into strings
     masked = "*****" in text  # as pydantic's secrets are where no annotation names their type
-    if masked and stored is None:
-        _check_open(value, where)
-    elif stored is not None and (stored.doubtful or masked):
+    if stored is None:
+        if masked:
+            _check_open(value, where)
+        if "{" in text and type(value) is not str:
+            _check_untyped(value, where)  # JSON has turned keys into strings
+    elif stored.doubtful or masked or "\ufffd" in text:  # which stands for half a surrogate pair in a key
         _check_back(value, stored, text, where)
     return text
 
@@ -65,8 +75,15 @@ def take(value: Any, annotation: Any = Any, *, where: str = "value") -> str:
     return encode(stored_type(annotation).load(text), annotation, where=where)
 
 
+def _check_untyped(value: Any, where: str) -> None:
+    try:
+        check_untyped(value)
+    except (OutsideDomain, PydanticSerializationError) as error:
+        raise unstorable(value, None, error, where) from error
+
+
 def _check_open(value: Any, where: str) -> None:
-    path = _secret_in(value, where)
+    path = secret_in(value, where)
     if path is not None:
         raise UnstorableValue(f"{path} is a secret, and is stored only where an annotation names its type.", path=path)
 
@@ -75,13 +92,13 @@ def _check_back(value: Any, stored: StoredType, text: str, where: str) -> None:
     try:
         back = stored.load(text)
     except ValidationError as error:
-        reason = f"{where} cannot be stored: it would not come back ({said(error, where)})."
-        raise UnstorableValue(reason, path=where) from error
+        place, reason = place_of(error, where)
+        raise UnstorableValue(f"{place} would not come back: {reason}.", path=place) from error
     path = difference(value, back, where)
     if path is not None:
         raise UnstorableValue(
-            f"{path} would come back as another value: JSON cannot tell which of its types it has. Annotate it with "
-            "one type, or a discriminated union.",
+            f"{path} would come back as another value: JSON cannot tell which of its types it has, or its validator "
+            "changes it again. Annotate it with one type, or a discriminated union.",
             path=path,
         )
 
@@ -173,43 +190,6 @@ def _check_text(text: str, where: str) -> None:
             text.encode()
         except UnicodeEncodeError as error:
             raise UnstorableValue(f"{where} holds half of a surrogate pair.", path=where) from error
-
-
-def _unserialisable(value: Any, where: str) -> str | None:
-    """The path to the deepest part of `value` that pydantic cannot serialise, as far as the domain is deep."""
-    path: str | None = None
-    for _ in range(MAX_DEPTH):
-        culprit = next((part for part in _parts(value, path or where) if not _is_serialisable(part[1])), None)
-        if culprit is None:
-            break
-        path, value = culprit
-    return path
-
-
-def _parts(value: Any, where: str) -> list[tuple[str, Any]]:
-    if isinstance(value, dict):
-        return [(f"{where}.{key}", item) for key, item in value.items()]
-    if isinstance(value, list | tuple | set | frozenset):
-        return [(f"{where}[{index}]", item) for index, item in enumerate(value)]
-    if isinstance(value, BaseModel):
-        return [(f"{where}.{name}", getattr(value, name)) for name in type(value).model_fields]
-    return []
-
-
-def _is_serialisable(value: Any) -> bool:
-    try:
-        to_jsonable_python(value)
-    except (PydanticSerializationError, RecursionError, ValueError):
-        return False
-    return True
-
-
-def _secret_in(value: Any, where: str, depth: int = 0) -> str | None:
-    """The path to a secret of pydantic's in an untyped value: it would be stored as asterisks."""
-    if isinstance(value, SECRETS):
-        return where
-    parts = _parts(value, where) if depth < MAX_DEPTH else []
-    return next((path for place, part in parts if (path := _secret_in(part, place, depth + 1)) is not None), None)
 
 
 def storable(text: str) -> str:

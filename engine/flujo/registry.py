@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import PydanticUserError, ValidationError
 
 from flujo import canonical
 from flujo.admission import check_bound, checked_priority, key_in_bounds
@@ -27,6 +27,7 @@ from flujo.pipeline import Pipeline
 from flujo.records import RunHead
 from flujo.redaction import Secrets, secrets_of
 from flujo.status import OnChange
+from flujo.step import Step
 from flujo.stored_type import external
 from flujo.waits import SignalStep
 
@@ -144,7 +145,8 @@ class PipelineRegistry:
         annotations say so.
 
         Raises `PipelineConflict` when the name and version are taken by a pipeline of another shape, and
-        `PipelineDefinitionError` for a name, a version, a bound or a policy that is none.
+        `PipelineDefinitionError` for a name, a version, a bound or a policy that is none, and for a step annotated with
+        a type that pydantic does not know.
         """
         if not _NAME.fullmatch(name):
             raise PipelineDefinitionError(f"{name!r} is no pipeline name: use letters, digits, dots and dashes.")
@@ -158,6 +160,8 @@ class PipelineRegistry:
                 "Give its steps shorter names."
             )
         check_bound(name, max_concurrency, concurrency_key)
+        for node in built.every_node():
+            _check_types(node)
         entry = RegisteredPipeline(
             name,
             version,
@@ -225,6 +229,19 @@ class PipelineRegistry:
     def versions(self, name: str) -> list[str]:
         """The registered versions of a name, newest first by semantic version."""
         return sorted(self._known.get(name, {}), key=_order, reverse=True)
+
+
+def _check_types(node: Node) -> None:
+    """Raise `PipelineDefinitionError` for an annotation whose values nobody could store."""
+    taken = [node.signature.input] if isinstance(node, Step) else []
+    for annotation in [*taken, node.output]:
+        try:
+            external(annotation)
+        except PydanticUserError as error:
+            if error.code == "class-not-fully-defined":
+                continue  # it may be by the time a run starts
+            why = error.message.partition(". ")[0]
+            raise PipelineDefinitionError(f"{node.name!r} names a type that is not stored: {why}.") from error
 
 
 def _policy(word: OnChange | str) -> OnChange:

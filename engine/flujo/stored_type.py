@@ -4,24 +4,48 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Secret, SecretBytes, SecretStr, TypeAdapter, ValidationError
-from pydantic_core import SchemaSerializer, SchemaValidator, core_schema
+from pydantic_core import PydanticSerializationError, SchemaSerializer, SchemaValidator, core_schema, to_jsonable_python
 
 SECRETS = (Secret, SecretStr, SecretBytes)
 BYTES = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+_KEPT = core_schema.CoreConfig(
+    ser_json_bytes="base64",
+    val_json_bytes="base64",
+    ser_json_inf_nan="constants",  # what is not finite is seen and refused, not stored as null
+)
 _WITH_CONFIG = ("model", "dataclass", "typed-dict")
+_PLAIN = {str, int, bool, type(None)}
+_BOUNDS = {
+    *("gt", "ge", "lt", "le", "multiple_of", "max_digits", "decimal_places", "now_op", "tz_constraint"),
+    *("min_length", "max_length", "pattern", "strip_whitespace", "to_lower", "to_upper"),
+    *("str_min_length", "str_max_length", "str_strip_whitespace", "str_to_lower", "str_to_upper"),
+    *("post_init", "custom_init"),
+}
+"""What a schema or its configuration asks of a value each time it is made."""
+
+
+class OutsideDomain(ValueError):
+    """A part that no annotation describes and JSON cannot hold; `place` is where it is in `holder`."""
+
+    def __init__(self, holder: Any, place: str, reason: str) -> None:
+        super().__init__(reason)
+        self.holder = holder
+        self.place = place
 
 
 class StoredType:
     """How values of one annotation become JSON and come back.
 
     Names are stored, not aliases; bytes as base64 at every depth; secrets as they are; sets in one order. `doubtful`
-    says that a value of this type may come back as another one (`str | date`), so that each is tried before it is kept.
+    says that a value of this type may come back as another one (`str | date`), or be refused then since bounds and
+    validators apply again, so that each is tried before it is kept.
     """
 
     def __init__(self, annotation: Any) -> None:
@@ -32,9 +56,8 @@ class StoredType:
         self._validator: Any = adapter.validator
         self._serializer: Any = adapter.serializer
         if walk.changes:
-            config = core_schema.CoreConfig(ser_json_bytes="base64", val_json_bytes="base64")
-            self._validator = SchemaValidator(changed, config, _use_prebuilt=False)
-            self._serializer = SchemaSerializer(changed, config, _use_prebuilt=False)
+            self._validator = SchemaValidator(changed, _KEPT, _use_prebuilt=False)
+            self._serializer = SchemaSerializer(changed, _KEPT, _use_prebuilt=False)
 
     def dump(self, value: Any) -> Any:
         """The JSON value. Raises `PydanticSerializationError` for a value of another type."""
@@ -43,6 +66,17 @@ class StoredType:
     def load(self, text: str) -> Any:
         """The value of such JSON. Raises pydantic's `ValidationError`."""
         return self._validator.validate_json(text, by_alias=False, by_name=True)
+
+    def misfit(self, value: Any) -> ValidationError | None:
+        """Why a value that cannot be dumped is none of this type, as far as pydantic can tell."""
+        try:
+            self._validator.validate_python(value, strict=True, by_alias=False, by_name=True)
+            self.load(json.dumps(to_jsonable_python(value, by_alias=False, fallback=repr)))
+        except ValidationError as error:
+            return error
+        except (PydanticSerializationError, ValueError, TypeError):
+            return None  # it is what JSON cannot hold, whatever its type
+        return None
 
 
 @lru_cache(maxsize=1024)
@@ -91,12 +125,40 @@ class _Walk:
             return {**schema, "serialization": core_schema.plain_serializer_function_ser_schema(_reveal)}
         copy = self._items(schema)
         if kind in _WITH_CONFIG:
-            copy["config"] = {**copy.get("config", {}), **BYTES}
+            copy["config"] = {**copy.get("config", {}), **_KEPT}
         change = _CHANGES.get(kind)
         if change is not None and change(copy):
             self.changes = True
         self.doubtful = self.doubtful or _is_doubtful(kind, schema)
         return copy
+
+
+def check_untyped(value: Any, holder: Any = None, place: str = "") -> None:
+    """Raise `OutsideDomain` for keys that are no texts and for numbers that are not finite.
+
+    Pydantic makes texts and nulls of them where no annotation says what they are.
+    """
+    holder = value if holder is None else holder
+    if isinstance(value, BaseModel) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
+        value = stored_type(type(value)).dump(value)
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if not isinstance(key, str):
+                raise OutsideDomain(holder, place, f"has the key {key!r}, which is not a string")
+            if type(part) not in _PLAIN:
+                check_untyped(part, holder, f"{place}.{key}")
+    elif isinstance(value, list | tuple | set | frozenset):
+        for index, part in enumerate(value):
+            if type(part) not in _PLAIN:
+                check_untyped(part, holder, f"{place}[{index}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise OutsideDomain(holder, place, f"is {value}, which JSON cannot hold")
+
+
+def _untyped(value: Any) -> Any:
+    if type(value) not in _PLAIN:
+        check_untyped(value)
+    return value
 
 
 def is_secret(schema: Mapping[str, Any]) -> bool:
@@ -149,8 +211,24 @@ def _forgive_computed(copy: dict[str, Any]) -> bool:
     return True
 
 
+def _check_open(copy: dict[str, Any]) -> bool:
+    if "serialization" in copy:
+        return False
+    copy["serialization"] = core_schema.plain_serializer_function_ser_schema(_untyped)
+    return True
+
+
+def _name_keys(copy: dict[str, Any]) -> bool:
+    """Keys of any type are texts: JSON has no others."""
+    if copy.get("keys_schema", {}).get("type", "any") == "any":
+        copy["keys_schema"] = core_schema.str_schema()
+    return False
+
+
 _CHANGES: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "any": _check_open,
     "bytes": lambda copy: True,
+    "dict": _name_keys,
     "set": _order,
     "frozenset": _order,
     "decimal": _allow_nan,
@@ -159,27 +237,37 @@ _CHANGES: dict[str, Callable[[dict[str, Any]], bool]] = {
 
 
 def _is_doubtful(kind: str, schema: dict[str, Any]) -> bool:
+    config = schema.get("config") or {}
+    if "allow" in (schema.get("extra_behavior"), config.get("extra_fields_behavior")):
+        return True
+    if _is_bounded(schema) or _is_bounded(config):
+        return True
     if kind == "literal":
         return not all(isinstance(value, str | int | bool | None) for value in schema["expected"])
     if kind == "enum":
         return not all(isinstance(member.value, str | int) for member in schema["members"])
     if kind == "dict":
-        return schema.get("keys_schema", {}).get("type", "str") in ("tuple", "none", "list", "set", "frozenset")
-    if kind == "model-fields":
-        return schema.get("extra_behavior") == "allow"
-    return kind == "union" or "serialization" in schema
+        return schema.get("keys_schema", {}).get("type", "str") in _DOUBTFUL_KEYS
+    return kind in ("union", "json", "generator") or kind.startswith("function-") or "serialization" in schema
+
+
+def _is_bounded(settings: Mapping[str, Any]) -> bool:
+    return any(settings[bound] is not None and settings[bound] is not False for bound in _BOUNDS & settings.keys())
+
+
+_DOUBTFUL_KEYS = ("tuple", "none", "nullable", "list", "set", "frozenset")
 
 
 def difference(kept: Any, back: Any, where: str) -> str | None:
     """Where two values differ in type or content; None when one is the other's equal."""
-    parts = _parts(kept)
+    parts = parts_of(kept)
     if type(kept) is not type(back) and not _is_as_good(kept, back):
         return where
     if parts is None:
         has_equality = "__eq__" in {name for kind in type(kept).__mro__[:-1] for name in vars(kind)}
         return where if has_equality and repr(kept) != repr(back) and kept != back else None
-    others = dict(_parts(back) or [])
-    if len(parts) != len(others):
+    others = dict(parts_of(back) or [])
+    if len(parts) != len(others) or (isinstance(kept, dict) and set(map(_exact, kept)) != set(map(_exact, back))):
         return where
     missing = object()
     found = (difference(part, others.get(key, missing), f"{where}{key}") for key, part in parts)
@@ -193,7 +281,12 @@ def _is_as_good(kept: Any, back: Any) -> bool:
     return isinstance(kept, type(back)) or (type(kept) is int and type(back) is float)
 
 
-def _parts(value: Any) -> list[tuple[str, Any]] | None:
+def _exact(key: Any) -> tuple[type, str]:
+    """Tells 1 from "1"; a subclass of a plain type is as good as that."""
+    return next((kind for kind in (str, int) if isinstance(key, kind)), type(key)), str(key)
+
+
+def parts_of(value: Any) -> list[tuple[str, Any]] | None:
     """What a value is made of, by where it is; None for what has no parts."""
     if isinstance(value, SECRETS):
         return [("", value.get_secret_value())]
@@ -207,6 +300,15 @@ def _parts(value: Any) -> list[tuple[str, Any]] | None:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return [(f".{field.name}", getattr(value, field.name)) for field in dataclasses.fields(value)]
     return None
+
+
+def place_of(error: ValidationError, where: str) -> tuple[str, str]:
+    """The path to the first part that does not fit, and what is wrong with it; the value may be secret."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    at, reason = list(first["loc"]), first["msg"]
+    if at[-1:] == ["[key]"]:
+        at, reason = at[:-2], f"the key {at[-2]!r}: {reason}"
+    return where + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in at), reason
 
 
 def said(error: ValidationError, name: str) -> str:

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from flujo import Pipeline, PipelineRegistry, step
+from flujo import Pipeline, PipelineRegistry, Step, step
 from flujo.errors import PipelineConflict, PipelineDefinitionError, PipelineNotFound
 
 
@@ -114,3 +114,24 @@ def test_unknown_name_and_version_say_what_there_is() -> None:
         PipelineRegistry().get("demo")
     assert registry.names() == ["another", "demo"]
     assert registry.versions("demon") == []
+
+
+class Unknown:
+    """No pydantic type."""
+
+
+def test_type_that_pydantic_does_not_know_is_refused_when_registering() -> None:
+    @step
+    async def makes(value: int) -> dict[str, Unknown]:
+        return {}
+
+    @step
+    async def takes(value: list[range]) -> int:
+        return 1
+
+    registry = PipelineRegistry()
+    with pytest.raises(PipelineDefinitionError, match=r"'makes' names a type that is not stored: .*Unknown"):
+        registry.register(makes, name="p", version="1.0.0")
+    with pytest.raises(PipelineDefinitionError, match=r"'takes' names a type that is not stored: .*range"):
+        registry.register(Step.map_over("each", takes), name="p", version="1.0.0")
+    assert registry.names() == []
