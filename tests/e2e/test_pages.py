@@ -17,6 +17,10 @@ People = Callable[..., Person]
 Axe: Any = import_module("axe_playwright_python.sync_playwright").Axe  # it ships no types
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 OF_THE_THEME = ["color-contrast", "link-in-text-block"]
+CUT_OFF = """[...document.querySelectorAll("table.table, .table tbody :is(td, th)")].filter((each) => {
+    const room = each.closest("table").parentElement.getBoundingClientRect();
+    return each.offsetWidth && each.getBoundingClientRect().right > room.right + 1;
+}).map((each) => `${each.tagName} ${each.textContent.trim().slice(0, 40)} is cut off`)"""
 SIZES = {"wide": {"width": 1280, "height": 900}, "narrow": {"width": 320, "height": 640}}
 
 
@@ -83,6 +87,24 @@ def test_pages_are_accessible_fit_the_screen_and_say_nothing_in_the_console(
         found += [f"{name}, dark: {problem}" for problem in _violations(page, OF_THE_THEME)]
         somebody.problems.clear()  # axe's own styles are refused, as they should be
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("width", [640, 768, 900, 1024, 1200])
+def test_tables_fit_between_a_phone_and_a_wide_screen(demo_site: Site, person: People, width: int) -> None:
+    somebody = person(demo_site, "admin", viewport={"width": width, "height": 900})
+    found = []
+    for path in (
+        "/audit/",
+        "/audit/?tab=site",
+        "/state/",
+        "/state/cleanup/?days=0",
+        "/runs/",
+        "/pipelines/invoice-intake/",
+    ):
+        page = somebody.goto(path)
+        page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+        found += [f"{path}: {problem}" for problem in [*_overflow(page), *page.evaluate(CUT_OFF)]]
+    assert not found, "\n".join(found[:9])
 
 
 @pytest.mark.parametrize("size", SIZES)
