@@ -11,15 +11,17 @@ from flujo import transitions
 from flujo.answers import answer_to
 from flujo.batch import Batch
 from flujo.errors import (
-    AlreadyDecided,
+    BackendError,
     FlujoError,
     HumanTaskClosed,
     HumanTaskExpired,
     HumanTaskNotFound,
+    InvalidAnswer,
+    InvalidInput,
     NotAllowed,
     PipelineChanged,
     PipelineNotFound,
-    StaleDecision,
+    UnstorableValue,
 )
 from flujo.human import HumanStep, Reject
 from flujo.records import Decision, Vote
@@ -34,7 +36,8 @@ from runs.state_backend import DjangoBackend
 if TYPE_CHECKING:
     from runs.services.origin import Origin
 
-_REFUSALS = (NotAllowed, AlreadyDecided, StaleDecision, HumanTaskClosed)
+
+MOVED = "The run was just moved to another version of its pipeline. Read the request again, then decide."
 
 
 def decide(
@@ -55,7 +58,7 @@ def decide(
     that was shown; the same `key` with the same answer gives the first result again. Raises `HumanTaskNotFound`,
     `NotAllowed`, `AlreadyDecided` and `StaleDecision` (409), `HumanTaskClosed` and `HumanTaskExpired` (410),
     `InvalidAnswer` (422); none of them touches the pause, but a deadline that had passed unnoticed is recorded then.
-    What is refused with 403, 409 or 410 is recorded in the site's audit; an unseen task or an invalid answer is not.
+    What is refused is recorded in the site's audit.
     """
     try:
         with transaction.atomic():
@@ -80,15 +83,20 @@ def decide(
             if batch.writes:
                 dispatch.hint_on_commit(task.run_id)
         return _decision(batch)
-    except PipelineChanged as changed:
-        if changed_code.settle_now(HumanTask.objects.get(pk=task_id).run_id, registry, timezone.now()):
-            raise PipelineChanged(
-                "The run was just moved to another version of its pipeline. Read the request again, then decide."
-            ) from changed
+    except BackendError:
+        raise  # nobody was refused: the store failed
+    except FlujoError as error:
+        moved = isinstance(error, PipelineChanged) and _moves(task_id)
+        refusal = PipelineChanged(MOVED) if moved else error
+        record_refusal(actor=actor, task_id=task_id, refusal=refusal, origin=origin)
+        if moved:
+            raise refusal from error
         raise
-    except _REFUSALS as refusal:
-        _record_refusal(actor, task_id, refusal, origin)
-        raise
+
+
+def _moves(task_id: int) -> bool:
+    """Whether the run is moved to another version of its pipeline, as its policy says, now that it was asked for."""
+    return changed_code.settle_now(HumanTask.objects.get(pk=task_id).run_id, registry, timezone.now())
 
 
 def _counts(voter: str, task: HumanTask) -> bool:
@@ -137,15 +145,22 @@ def _gate(task: HumanTask) -> HumanStep:
     return gate
 
 
-def _record_refusal(actor: access.User, task_id: int, refusal: FlujoError, origin: Origin) -> None:
-    """In a transaction of its own, since the refusal rolled back the decision's."""
+def record_refusal(*, actor: access.User, task_id: int, refusal: FlujoError, origin: Origin) -> None:
+    """Record in the site's audit that `actor` was refused, unless no run ever asked this.
+
+    It is a transaction of its own, since the refusal rolled back the decision's. Of an answer that does not fit nothing
+    is told: what its errors say may quote it.
+    """
     task = HumanTask.objects.filter(pk=task_id).first()
+    if task is None:
+        return
+    quotes = isinstance(refusal, InvalidAnswer | InvalidInput | UnstorableValue)
     site_audit.record(
         "decision.refused",
         actor=actor.get_username(),
-        run_id=task.run_id if task else "",
+        run_id=task.run_id,
         origin=origin,
-        path=task.path if task else "",
+        path=task.path,
         code=refusal.code,
-        message=refusal.message,
+        message=type(refusal)().message if quotes else refusal.message,
     )

@@ -12,7 +12,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_safe
-from flujo.errors import FlujoError, HumanTaskNotFound
+from flujo.errors import FlujoError, HumanTaskNotFound, InvalidAnswer
 from flujo.records import Vote
 from flujo.status import DecisionOutcome
 
@@ -23,6 +23,7 @@ from runs.models import HumanTask
 from runs.queries import inbox
 from runs.queries.human_task import RequestPage, request_page
 from runs.services.decide import decide as record_decision
+from runs.services.decide import record_refusal
 from runs.services.origin import origin_of
 from runs.views.errors import respond
 
@@ -55,8 +56,10 @@ def decide(request: HttpRequest, task_id: int) -> HttpResponse:
     form = DecisionForm.of(page, request)
     complete = form.complete()
     if form.usable and not complete:
-        status = 200 if form.changes_rows else 422
-        return render(request, TEMPLATE, _context(request, page, form), status=status)
+        if form.changes_rows:
+            return render(request, TEMPLATE, _context(request, page, form))
+        _record(request, task_id, InvalidAnswer())
+        return render(request, TEMPLATE, _context(request, page, form), status=422)
     try:
         decision = record_decision(
             actor=request.user,
@@ -81,7 +84,17 @@ def decide(request: HttpRequest, task_id: int) -> HttpResponse:
 
 
 def _page(request: HttpRequest, task_id: int) -> RequestPage:
-    return request_page(request.user, access.get_task_or_404(request.user, task_id))
+    try:
+        task = access.get_task_or_404(request.user, task_id)
+    except Http404:
+        if request.method == "POST":
+            _record(request, task_id, HumanTaskNotFound())
+        raise
+    return request_page(request.user, task)
+
+
+def _record(request: HttpRequest, task_id: int, refusal: FlujoError) -> None:
+    record_refusal(actor=request.user, task_id=task_id, refusal=refusal, origin=origin_of(request))
 
 
 def _context(request: HttpRequest, page: RequestPage, form: DecisionForm) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -9,12 +10,14 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 from flujo import PipelineRegistry, Step, step
+from flujo.errors import FlujoError, HumanTaskNotFound, InvalidAnswer
 from flujo.status import DecisionOutcome, RunStatus, TaskStatus
 from pydantic import BaseModel, Field
 from pytest_django import DjangoAssertNumQueries
 
 from runs.models import AuditEvent, Decision, HumanTask, Run, SiteEvent
 from runs.services import decide
+from runs.services.origin import Origin
 from tests.runs import factories
 from tests.runs.conftest import SignIn
 
@@ -312,6 +315,63 @@ def test_decision_by_who_may_not_is_403_with_the_reason_and_audited(
     assert "You may not decide on orders" in answer.content.decode()
     assert _undecided(task)
     assert SiteEvent.objects.filter(kind="decision.refused", actor="vera").exists()
+
+
+def _refusals() -> list[tuple[str, str, str, str]]:
+    """Who was refused on which run, and what the audit says of it."""
+    rows = SiteEvent.objects.filter(kind="decision.refused").order_by("seq")
+    told = [json.loads(row.body)["data"] for row in rows]
+    return [(row.actor, row.run_id, data["code"], data["message"]) for row, data in zip(rows, told, strict=True)]
+
+
+@pytest.mark.parametrize("htmx", [{}, {"HTTP_HX_REQUEST": "true"}])
+def test_decision_that_is_not_valid_is_audited_without_what_was_entered(
+    htmx: dict[str, str], sign_in: SignIn, operator: User
+) -> None:
+    typed, written = _typed(), _text()
+    client = sign_in(operator)
+    for task, sent in ((typed, {"f-limit": "canary", "f-note": "canary"}), (written, {"answer": " "})):
+        form = {"generation": task.generation, "digest": task.digest, "key": "k", "outcome": "approved"}
+        assert client.post(f"/inbox/{task.pk}/decide/", {**form, **sent, "reason": "canary"}, **htmx).status_code == 422
+    told = InvalidAnswer().message
+    assert _refusals() == [("otto", task.run_id, "invalid_answer", told) for task in (typed, written)]
+    assert "canary" not in "".join(SiteEvent.objects.values_list("body", flat=True))
+
+
+def test_decision_that_the_service_does_not_accept_is_audited_without_what_was_sent(operator: User) -> None:
+    task = _typed()
+    for data in ({"limit": -5, "note": "canary"}, {"canary": True}):
+        with pytest.raises(FlujoError):
+            decide.decide(
+                actor=operator,
+                task_id=task.pk,
+                generation=task.generation,
+                digest=task.digest,
+                outcome=DecisionOutcome.APPROVED,
+                data=data,
+                reason="",
+                key="k",
+                origin=Origin(channel="api"),
+            )
+    assert _refusals() == [("otto", task.run_id, "invalid_answer", InvalidAnswer().message)] * 2
+    assert "canary" not in "".join(SiteEvent.objects.values_list("body", flat=True))
+
+
+def test_decision_on_a_request_that_is_hidden_is_audited_and_on_one_that_never_was_is_not(
+    sign_in: SignIn, stranger: User, task: HumanTask
+) -> None:
+    client = sign_in(stranger)
+    assert _send(client, task).status_code == 404
+    assert client.get(task.get_absolute_url()).status_code == 404
+    assert client.post(f"/inbox/{task.pk + 1}/decide/", {"outcome": "approved"}).status_code == 404
+    told = HumanTaskNotFound().message
+    assert _refusals() == [(stranger.get_username(), task.run_id, "human_task_not_found", told)]
+
+
+def test_decision_under_code_that_is_gone_is_409_and_audited(sign_in: SignIn, operator: User, task: HumanTask) -> None:
+    Run.objects.filter(pk=task.run_id).update(version="0.9.0")
+    assert _send(sign_in(operator), task).status_code == 409
+    assert [refusal[:3] for refusal in _refusals()] == [("otto", task.run_id, "pipeline_changed")]
 
 
 def test_decision_by_who_is_no_candidate_is_403(sign_in: SignIn, operator: User) -> None:
