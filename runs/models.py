@@ -25,7 +25,6 @@ from flujo.status import (
 from runs.artefacts import Artefact, ArtefactUse, PayloadField
 from runs.encryption import SealedRow, SealedText
 from runs.site_models import PipelineGrant, Schedule, SiteEvent, Upload
-from runs.words import subject
 
 __all__ = [
     "Artefact",
@@ -147,11 +146,6 @@ class Run(SealedRow):
 
     def get_absolute_url(self) -> str:
         return reverse("runs:run", args=[self.run_id])
-
-    @property
-    def subject(self) -> str:
-        """What pages call the run."""
-        return subject(self.title, self.pipeline, self.run_id)
 
     @property
     def active(self) -> bool:
@@ -490,7 +484,3 @@ class Tombstone(models.Model):
 
     def __str__(self) -> str:
         return f"deleted run {self.run_id}"
-
-    @property
-    def subject(self) -> str:
-        return subject(self.title, self.pipeline, self.run_id)

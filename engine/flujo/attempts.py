@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,6 +16,7 @@ from flujo.branches import Stopped, Suspended
 from flujo.context import Fields, PipelineContext, changes, fields_of, restore
 from flujo.errors import CorruptState, FlujoError, StepInputError, StepNotFinished, StepTimeout
 from flujo.failure import described
+from flujo.frozen import frozen
 from flujo.hold import Hold, Stop
 from flujo.reporter import Reporter
 from flujo.result import output_type
@@ -44,7 +45,7 @@ class StepExited(FlujoError):
     code = "step_exited"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Failure:
     """A step that failed for good."""
 
@@ -52,7 +53,7 @@ class Failure:
     error: StepError
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Call:
     """A step about to be called: where it stands, on which input and context, and what is around it.
 
@@ -148,7 +149,7 @@ def _control(hold: Hold, call: Call, number: int) -> StepContext:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Prepared:
     """A call with its arguments: what the function gets, and what its result is made of."""
 

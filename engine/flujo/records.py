@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import datetime
 from operator import attrgetter
 from typing import Any, ClassVar
 
+from flujo.frozen import frozen
 from flujo.status import (
     ACTIVE,
     AtDeadline,
@@ -40,7 +41,7 @@ class Record:
         return key if type(key) is tuple else (key,)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunHead(Record):
     """The one row of a run that changes; every write to the run moves its `seq`.
 
@@ -116,7 +117,7 @@ _HEAD_FIELDS = {field.name: position for position, field in enumerate(fields(Run
 _head_values = attrgetter(*_HEAD_FIELDS)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunInput(Record):
     """What a run was started with: canonical JSON of its input, its initial context and its pipeline's shape."""
 
@@ -129,7 +130,7 @@ class RunInput(Record):
     shape: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Checkpoint(Record):
     """The saved result of a finished step: its output and the context changes it made, as canonical JSON."""
 
@@ -149,7 +150,7 @@ class Checkpoint(Record):
     finished_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Attempt(Record):
     """One try of one step, recorded before it runs. Completed when the step's checkpoint names its number.
 
@@ -173,7 +174,7 @@ class Attempt(Record):
     traceback: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StepReport(Record):
     """What an attempt last said of itself: how far it has come, and how much it has logged. No fact of history.
 
@@ -197,7 +198,7 @@ class StepReport(Record):
     log_dropped: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LogChunk(Record):
     """Log lines of an attempt that were written together: a JSON list of `flujo.step_log.LogLine`."""
 
@@ -212,7 +213,7 @@ class LogChunk(Record):
     written_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HumanTask(Record):
     """A request for a person. `kind` is `text`, `bool` or `form`; `schema` the JSON Schema of a form, else "".
 
@@ -262,7 +263,7 @@ class HumanTask(Record):
     four_eyes: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunWait(Record):
     """A wait for a timer, a signal or the next attempt of a step.
 
@@ -286,7 +287,7 @@ class RunWait(Record):
     max_attempts: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Signal(Record):
     """A message to a run, stored before it is acted on, once by `message_id`; `taken_by` is the path that took it."""
 
@@ -303,7 +304,7 @@ class Signal(Record):
     taken_by: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Decision(Record):
     """The recorded answer to one generation of a human task; the first valid one wins."""
 
@@ -322,7 +323,7 @@ class Decision(Record):
     decided_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Vote(Record):
     """One person's answer to a human task that several must answer alike; another one of theirs replaces it."""
 
@@ -340,7 +341,7 @@ class Vote(Record):
     voted_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AuditEvent(Record):
     """An append-only fact. `body` is the canonical JSON that `hash` covers together with `prev_hash`."""
 
@@ -359,7 +360,7 @@ class AuditEvent(Record):
     hash: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tombstone(Record):
     """What is left of a deleted run besides its audit events; a reused id goes on from its numbers."""
 
@@ -398,7 +399,7 @@ class Tombstone(Record):
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Artefact(Record):
     """A value too large for a row, once for all runs; `digest` is the SHA-256 of its canonical text."""
 
@@ -409,7 +410,7 @@ class Artefact(Record):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ArtefactUse(Record):
     """That a run refers to an artefact, which is deleted with its last use."""
 

@@ -12,6 +12,7 @@ from flujo.attempts import Failure
 from flujo.branches import Stopped, Suspended
 from flujo.context import Fields, changes, fold
 from flujo.failure import described
+from flujo.frozen import frozen
 from flujo.hold import Hold
 from flujo.human import HumanStep
 from flujo.node import Node
@@ -59,7 +60,7 @@ class Scope:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Spot:
     """One node of a sequence, on its input."""
 

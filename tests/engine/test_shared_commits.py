@@ -1,19 +1,21 @@
-"""Writers that queue up on SQLite share one commit; what a worker knows is proven by its write, not by reading."""
+"""Writers that ask at the same time share one commit on SQLite; what a worker knows is proven by its write."""
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flujo import transitions
+from flujo import Pipeline, step, transitions
 from flujo.batch import Batch, RunView, Transition, required, unchanged
 from flujo.clock import SystemClock
 from flujo.errors import Fenced, RunNotFound
 from flujo.lease import DEFAULT_LEASE
 from flujo.start import new_run
+from flujo.state.backends import sqlite_writer
 from flujo.state.backends.sqlite import SQLiteBackend
 from flujo.transitions import Position, StepDone
 
@@ -25,6 +27,10 @@ def start(run_id: str) -> Transition:
     runner = runner_of(order_pipeline(Ledger()), SQLiteBackend("unused"))
     new = new_run(runner.registry.get("demo"), "a", {"run_id": run_id})
     return transitions.start(new, now=SystemClock().now(), claim=None, facts={})
+
+
+async def add_one(number: int) -> int:
+    return number + 1
 
 
 def describe(view: RunView) -> Batch:
@@ -41,32 +47,79 @@ def break_off(view: RunView) -> Batch:
 
 
 async def together(backend: SQLiteBackend, *works: tuple[str, Transition]) -> list[Any]:
-    """Give the writer all of these while it is busy, so that it takes them up at once."""
-    busy, begun = threading.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def wait(view: RunView) -> Batch:
-        loop.call_soon_threadsafe(begun.set)
-        assert busy.wait(10)
-        return unchanged(view)
-
-    first = asyncio.ensure_future(backend.transact("first", wait))
-    await begun.wait()
-    tasks = [asyncio.ensure_future(backend.transact(*work)) for work in works]
-    await asyncio.sleep(0)
-    busy.set()
-    await first
-    return await asyncio.gather(*tasks, return_exceptions=True)
+    """Ask for all of these in one turn of the loop, behind one that is done at once because it comes first."""
+    await backend.transact("first", unchanged)
+    tasks = [asyncio.ensure_future(backend.transact(*work)) for work in (("first", unchanged), *works)]
+    _, *results = await asyncio.gather(*tasks, return_exceptions=True)
+    return results
 
 
-async def test_writers_that_queue_up_share_one_commit(tmp_path: Path) -> None:
+async def test_writers_of_one_turn_share_one_commit(tmp_path: Path) -> None:
     backend = TracedSQLite(tmp_path / "runs.db")
     await together(backend, *[(f"r{number}", start(f"r{number}")) for number in range(50)])
     await backend.close()
 
     assert len(await SQLiteBackend(backend.path).run_ids()) == 50
-    # one for the tables, one for the writer that was busy, one for all others
-    assert backend.statements.count("COMMIT") <= 3
+    # one for the tables, one for the writer that opened them, one for the first of the turn, one for all others
+    assert backend.statements.count("COMMIT") <= 4
+
+
+async def test_writers_that_wait_for_the_file_hold_up_no_loop(tmp_path: Path) -> None:
+    """Another process has it locked: the loop goes on, and those who waited share a commit."""
+    backend = TracedSQLite(tmp_path / "runs.db")
+    await backend.transact("first", unchanged)
+    before = backend.statements.count("COMMIT")
+    other = sqlite3.connect(backend.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    waiting = asyncio.gather(*[backend.transact(f"r{number}", start(f"r{number}")) for number in range(50)])
+    for _ in range(10):
+        await asyncio.sleep(0.001)
+    assert not waiting.done()
+    other.execute("ROLLBACK")
+    other.close()
+    await waiting
+    await backend.close()
+    assert backend.statements.count("COMMIT") - before <= 3
+
+
+async def test_slow_commits_are_made_beside_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = SQLiteBackend(tmp_path / "runs.db")
+    await backend.transact("first", unchanged)
+    threads = []
+
+    def note(view: RunView) -> Batch:
+        threads.append(threading.current_thread().name)
+        return unchanged(view)
+
+    await backend.transact("first", note)
+    monkeypatch.setattr(sqlite_writer, "QUICK_SECONDS", 0.0)  # no disk is as quick as that
+    monkeypatch.setattr(sqlite_writer, "SLOW_FOR", 1e6)
+    for _ in range(3):
+        await backend.transact("first", note)
+    await backend.close()
+    here = threading.current_thread().name
+    assert threads == [here, here, "flujo-sqlite-writer", "flujo-sqlite-writer"]
+
+
+async def test_run_that_never_waits_lets_others_have_their_turn(tmp_path: Path) -> None:
+    """Steps that wait for nothing, each saved at once: the rest of the loop still goes round."""
+    rounds, over = 0, False
+
+    async def others() -> None:
+        nonlocal rounds
+        while not over:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.ensure_future(others())
+    backend = SQLiteBackend(tmp_path / "runs.db", synchronous="NORMAL")
+    counting = Pipeline([step(name=f"step_{number}")(add_one) for number in range(300)])
+    result = await runner_of(counting, backend).run_async(0)
+    over = True
+    await beside
+    await backend.close()
+    assert result.output == 300
+    assert rounds > 10
 
 
 @pytest.mark.parametrize("bad", [describe, break_off], ids=["refused", "broken off halfway"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -25,9 +24,6 @@ from flujo.records import (
 
 MARK = "~flujo1:"
 """How a sealed value begins. No JSON text begins with a tilde, nor with any letter behind it in the alphabet."""
-BEGINNING = len(MARK) + 9
-"""How many letters of a sealed value tell the id of its key."""
-_SEALED_WITH = re.compile(rf"{MARK}([0-9a-f]{{8}}):")
 
 JSON: dict[type[Record], tuple[str, ...]] = {
     RunInput: ("input", "context"),
@@ -45,12 +41,6 @@ TEXTS: dict[type[Record], tuple[str, ...]] = {
     HumanTask: ("message", "if_expired"),
 }
 PAYLOADS = {record: JSON.get(record, ()) + TEXTS.get(record, ()) for record in (*JSON, *TEXTS)}
-
-
-def key_of(text: str) -> str:
-    """The id of the key that sealed a stored text; "" where it was not sealed."""
-    found = _SEALED_WITH.match(text)
-    return found[1] if found else ""
 
 
 class Keyed(Protocol):
@@ -81,20 +71,20 @@ def refuse_sealed(record: type[Record], fields: Sequence[Sequence[Any]]) -> None
     A free text may begin as it likes and is left alone: nobody can close a store without keys by what they write.
     """
     for position in _JSON_POSITIONS.get(record, ()):
-        if (highest := max(filter(None, fields[position]), default="")) >= MARK[0]:
-            raise _missing(record, highest)
+        if max(filter(None, fields[position]), default="") >= MARK[0]:
+            raise _missing(record)
 
 
 def plain(record: Record) -> Record:
     """The row as it is. Raises `KeyMissing` when one of its values is sealed."""
     for name in JSON.get(type(record), ()):
-        if (value := getattr(record, name) or "").startswith(MARK):
-            raise _missing(type(record), value)
+        if (getattr(record, name) or "").startswith(MARK):
+            raise _missing(type(record))
     return record
 
 
-def _missing(record: type[Record], sealed: str) -> KeyMissing:
+def _missing(record: type[Record]) -> KeyMissing:
     return KeyMissing(
-        f"A stored {record.__name__} is encrypted with the key {key_of(sealed)}, and this process was given no key. "
-        "Nothing was changed: give it the keys of the store."
+        f"A stored {record.__name__} is encrypted, and this process was given no key. Nothing was changed: give it the "
+        "keys of the store."
     )

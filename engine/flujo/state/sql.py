@@ -86,7 +86,10 @@ class Dialect:
         return False
 
     def to_db(self, value: Any) -> Any:
-        if isinstance(value, datetime):
+        kind = type(value)
+        if kind is str or kind is int:
+            return value
+        if kind is datetime or isinstance(value, datetime):
             return self.time_to_db(value)
         return value.value if isinstance(value, StrEnum) else value
 
@@ -363,10 +366,11 @@ def head_statement(dialect: Dialect, before: RunHead, after: RunHead) -> Stateme
     others = compress(zip(of.names, old, new, strict=True), map(is_not, old, new))
     moved = {name: value for name, earlier, value in others if value != earlier}
     moved = moved or {"seq": after.seq}  # rows that leave the head as it is are fenced by it all the same
-    fence = _WITHOUT_LEASE if before.lease_expires_at is None else _WITH_LEASE
-    values = [*dialect.head_changes(after, moved), *[dialect.to_db(getattr(before, name)) for name in fence]]
-    sql = dialect.update(RunHead, tuple(moved), fence)
-    return sql, values
+    fence: tuple[str, ...] = _WITHOUT_LEASE
+    stood: list[Any] = [before.run_id, before.seq, before.fence, before.status.value]
+    if before.lease_expires_at is not None:
+        fence, stood = _WITH_LEASE, [*stood, dialect.time_to_db(before.lease_expires_at)]
+    return dialect.update(RunHead, tuple(moved), fence), [*dialect.head_changes(after, moved), *stood]
 
 
 def _end_here(cursor: Cursor, dialect: Dialect, before: RunHead) -> None:

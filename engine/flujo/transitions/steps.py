@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+import json
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -11,13 +11,14 @@ from typing import Any
 from flujo import canonical
 from flujo.batch import Batch, Draft, RunView, Transition
 from flujo.codec import isoformat
+from flujo.frozen import frozen
 from flujo.records import Attempt, Checkpoint, HumanTask, RunWait, Signal
 from flujo.status import AtDeadline, AttemptOutcome, EventKind, RunStatus, TaskStatus, Wait, WaitStatus
 from flujo.transitions.reports import Reports, add_reports
-from flujo.transitions.rules import abandon, add_secrets, begin, end, fail, keep_lease, mine, pause_here
+from flujo.transitions.rules import abandon, begin, end, fail, keep_lease, mine, pause_here
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Position:
     """Where the run goes on after a step: the top-level index and name, and the attempt that begins, if one does."""
 
@@ -28,7 +29,7 @@ class Position:
     finished: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StepDone:
     """A finished step: what its checkpoint will hold, the wait that is over with it and the signal that ended it.
 
@@ -51,7 +52,7 @@ class StepDone:
     secrets: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StepError:
     """Why an attempt failed."""
 
@@ -60,7 +61,7 @@ class StepError:
     traceback: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RetryDue:
     """When a failed step is tried again, as which of how many attempts; `pauses` when nothing is done until then."""
 
@@ -78,7 +79,7 @@ class AfterFailure(StrEnum):
     CONTAINED = "contained"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Question:
     """A human task to be raised: the fields of its record that the step decides."""
 
@@ -140,7 +141,8 @@ def complete_step(done: StepDone, then: Position, *, fence: int, lease: timedelt
         if done.abandons:
             abandon(draft, done.abandons)
         draft.set(step_index=then.index, step_name=then.name, **_described(done))
-        add_secrets(draft, done.secrets)
+        if done.secrets:
+            draft.set(secrets=_both(draft.has("secrets"), done.secrets))
         keep_lease(draft, lease)
         if done.description:
             draft.event(EventKind.RUN_DESCRIBED, done.path, **done.description)
@@ -165,6 +167,12 @@ def _described(done: StepDone) -> dict[str, Any]:
     if "tags" in given:
         given["tags"] = canonical.dump(given["tags"])
     return given
+
+
+def _both(before: str, more: str) -> str:
+    """The union of what two texts name as secret."""
+    old, new = json.loads(before or "{}"), json.loads(more)
+    return canonical.dump({name: sorted({*old.get(name, ()), *new.get(name, ())}) for name in ("keys", "paths")})
 
 
 def _go_on(draft: Draft, then: Position) -> None:

@@ -14,7 +14,7 @@ def plant(patch: pytest.MonkeyPatch) -> None:
         with self._reading() as cursor:
             batch = transition(sql.SqlView(cursor, self._dialect, run_id))
         if batch.writes:
-            await self._write(lambda cursor: sql.write(cursor, self._dialect, batch))
+            await self._writer.write(lambda cursor: sql.write(cursor, self._dialect, batch))
         return batch
 
     def blindly(cursor: Any, dialect: Any, before: Any, after: Any) -> bool:

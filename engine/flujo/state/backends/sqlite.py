@@ -1,66 +1,40 @@
-"""The SQLite backend: one file, one writer thread, commits shared by writers that queue up."""
+"""The SQLite backend: one file, in which writers of one process share commits."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import sqlite3
-import threading
-import time
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from flujo.batch import Batch, Transition
 from flujo.clock import Clock, SystemClock
 from flujo.document import RunDocument
 from flujo.encryption import Keys
-from flujo.errors import BackendBusy, BackendError, CorruptState, Fenced, FlujoError, OutcomeUnknown
 from flujo.records import AuditEvent, LogChunk, RunHead, StepReport, Tombstone
 from flujo.state.artefacts import ARTEFACT_BYTES, checked_threshold
+from flujo.state.backends.sqlite_errors import translated, when_free
 from flujo.state.backends.sqlite_health import Found, health
 from flujo.state.backends.sqlite_schema import TABLES, check_owner, create_tables
+from flujo.state.backends.sqlite_writer import Writer
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
 from flujo.state.folders import make_folder
 from flujo.state.ready import ready_runs
-from flujo.state.rotation import Rotation, missing_keys, rotate, tables_of
+from flujo.state.rotation import Rotation, rotate, tables_of
 from flujo.state.sealing import SealingDialect
 from flujo.state.sql import Dialect, SqlView, fetch, replace, transact
 from flujo.state.workflow_state import document_of, state_of
 from flujo.transitions import purge
 
-T = TypeVar("T")
 BUSY_SECONDS = 20.0
-MAX_SHARED = 200
 MAX_IDLE = 4
-LOG_PAGES = 4_000  # 16 MB: each step writes the same few pages again, which go to the file once for all of them
-_RETRY_SECONDS = 0.005
+LOG_PAGES = 16_000  # 64 MB: the writer sees to it before, but counts rows, which may be large
 _OF_THE_PARENT: list[list[sqlite3.Connection]] = []  # kept, since closing them would let go of the parent's locks
-
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    """Work for the writer thread: it runs inside a transaction, and its future is settled after the commit."""
-
-    work: Callable[[sqlite3.Cursor], Any]
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Any]
-    result: Any = None
-    error: BaseException | None = None
-
-    def settle(self) -> None:
-        """Tell who waits, in its loop. Whoever was cancelled waits no longer; the work is done all the same."""
-        if self.future.done():
-            return
-        if self.error is not None:
-            self.future.set_exception(self.error)
-        else:
-            self.future.set_result(self.result)
 
 
 class SQLiteBackend(StateBackend):
@@ -92,10 +66,10 @@ class SQLiteBackend(StateBackend):
         self._synchronous = synchronous
         self._busy_seconds = busy_seconds
         self._clock = clock or SystemClock()
-        self._writer: _Writer | None = None
+        self._writer = Writer(self._connect, busy_seconds)
+        weakref.finalize(self, self._writer.stop)
         self._readers = _Readers()
         weakref.finalize(self, self._readers.close)
-        self._guard = threading.Lock()
         self._known = False
         plain = Dialect(TABLES, artefact_bytes=checked_threshold(artefact_bytes))
         self._dialect = plain if encryption is None else SealingDialect(TABLES, keys=encryption)
@@ -104,7 +78,7 @@ class SQLiteBackend(StateBackend):
 
     async def transact(self, run_id: str, transition: Transition, *, known: RunHead | None = None) -> Batch:
         check_run_id(run_id)
-        return await self._write(lambda cursor: transact(cursor, self._dialect, run_id, transition, known))
+        return await self._writer.write(lambda cursor: transact(cursor, self._dialect, run_id, transition, known))
 
     async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
         check_run_id(run_id)
@@ -116,7 +90,7 @@ class SQLiteBackend(StateBackend):
             if accepted is not None:
                 replace(cursor, self._dialect, stored, accepted)
 
-        await self._write(work)
+        await self._writer.write(work)
 
     async def delete_state(self, run_id: str) -> None:
         if await self.load(run_id) is not None:
@@ -126,33 +100,15 @@ class SQLiteBackend(StateBackend):
     async def rotate_keys(self) -> Rotation:
         if not isinstance(self._dialect, SealingDialect):
             return await super().rotate_keys()
-        done = await rotate(self._write, self._dialect, tables_of(self._dialect))
+        done = await rotate(self._writer.write, self._dialect, tables_of(self._dialect))
         await asyncio.to_thread(self._scrub)
         return done
 
-    async def missing_keys(self) -> dict[str, int]:
-        with self._reading() as cursor:
-            return missing_keys(cursor, self._dialect, tables_of(self._dialect))
-
     def _scrub(self) -> None:
         """Leave nothing of what was replaced in the file's free space and in its log."""
-        with _translated(self.path), closing(self._connect()) as connection:
+        with translated(self.path), closing(self._connect()) as connection:
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-    async def _write(self, work: Callable[[sqlite3.Cursor], T]) -> T:
-        loop = asyncio.get_running_loop()
-        job = _Job(work, loop, loop.create_future())
-        self._put(job)
-        result: T = await job.future
-        return result
-
-    def _put(self, job: _Job) -> None:
-        """Give the writer a job; under the guard, since one that came after the word to stop would never be done."""
-        with self._guard:
-            if self._writer is None or self._writer.pid != os.getpid():
-                self._writer = _Writer(self._connect)
-            self._writer.put(job)
 
     # Reading
 
@@ -210,7 +166,7 @@ class SQLiteBackend(StateBackend):
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Cursor]:
         """A connection that nobody else uses meanwhile, in one snapshot."""
-        with _translated(self.path):
+        with translated(self.path):
             connection = self._readers.take() or self._connect()
             try:
                 connection.execute("BEGIN")
@@ -235,7 +191,8 @@ class SQLiteBackend(StateBackend):
         try:
             if not check_owner(connection):
                 create_tables(connection)
-            self._use_log(connection)
+            # SQLite itself does not wait for others who use a new file at the same moment
+            when_free(connection, "PRAGMA journal_mode = WAL", self._busy_seconds)
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
@@ -254,31 +211,13 @@ class SQLiteBackend(StateBackend):
             with closing(sqlite3.connect(uri, uri=True, timeout=self._busy_seconds)) as connection:
                 check_owner(connection)
 
-    def _use_log(self, connection: sqlite3.Connection) -> None:
-        """Turn the write-ahead log on. SQLite does not wait for others who use a new file at the same moment."""
-        deadline = time.monotonic() + self._busy_seconds
-        while True:
-            try:
-                connection.execute("PRAGMA journal_mode = WAL")
-            except sqlite3.OperationalError as error:
-                if not _is_busy(error) or time.monotonic() > deadline:
-                    raise
-                time.sleep(_RETRY_SECONDS)
-            else:
-                return
-
     def health(self) -> Iterator[Found]:
         """What a look at the file tells: each check, whether it is well, what was found and what to do."""
-        with _translated(self.path):
+        with translated(self.path):
             yield from health(self.path, self._synchronous)
 
     async def close(self) -> None:
-        with self._guard:
-            writer, self._writer = self._writer, None
-            if writer is not None:
-                writer.stop()
-        if writer is not None:
-            await asyncio.to_thread(writer.join)
+        await self._writer.close()
         self._readers.close()
 
 
@@ -309,174 +248,3 @@ class _Readers:
     def close(self) -> None:
         while (connection := self.take()) is not None:
             connection.close()
-
-
-class _Writer:
-    """The one thread that writes. It is a daemon: what it acknowledged is committed, so nothing is lost with it."""
-
-    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
-        self.pid = os.getpid()
-        self._connect = connect
-        self._connection: sqlite3.Connection | None = None
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="flujo-sqlite-writer", daemon=True)
-        self._thread.start()
-
-    def put(self, job: _Job) -> None:
-        self._jobs.put(job)
-
-    def stop(self) -> None:
-        """End after the jobs that were put before."""
-        self._jobs.put(None)
-
-    def join(self) -> None:
-        self._thread.join()
-
-    def _run(self) -> None:
-        more = True
-        while more and (job := self._jobs.get()) is not None:
-            jobs, more = self._gather(job)
-            try:
-                with _translated("the store"):
-                    self._share_commit(jobs)
-            except BaseException as error:  # whatever it is, it belongs to those who wait for these writes
-                self._drop_connection()
-                for failed in jobs:
-                    failed.error = failed.error or error
-            self._tell(jobs)
-            del job, jobs  # nothing is kept of them while the thread waits
-        self._drop_connection()
-
-    @staticmethod
-    def _tell(jobs: list[_Job]) -> None:
-        """Wake each loop once for all of its jobs."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
-        for job in jobs:
-            by_loop.setdefault(job.loop, []).append(job)
-        for loop, its in by_loop.items():
-            with suppress(RuntimeError):  # the loop was closed: nobody waits in it
-                loop.call_soon_threadsafe(_settle, its)
-
-    def _gather(self, first: _Job) -> tuple[list[_Job], bool]:
-        """All jobs that wait now; False when the last word was to stop."""
-        jobs = [first]
-        while len(jobs) < MAX_SHARED:
-            try:
-                job = self._jobs.get_nowait()
-            except Empty:
-                break
-            if job is None:
-                return jobs, False
-            jobs.append(job)
-        return jobs, True
-
-    def _share_commit(self, jobs: list[_Job]) -> None:
-        """One transaction for all, in which a job that fails fails alone."""
-        if self._connection is None:
-            self._connection = self._connect()
-        connection = self._connection
-        cursor = connection.cursor()
-        cursor.execute("BEGIN IMMEDIATE")
-        try:
-            if not self._all_clean(cursor, jobs):
-                cursor.execute("ROLLBACK")
-                cursor.execute("BEGIN IMMEDIATE")
-                for job in jobs:
-                    self._alone(cursor, job)
-        except BaseException:
-            if connection.in_transaction:
-                cursor.execute("ROLLBACK")
-            raise
-        try:
-            cursor.execute("COMMIT")
-        except sqlite3.Error as error:
-            self._settle(jobs, error)
-
-    def _all_clean(self, cursor: sqlite3.Cursor, jobs: list[_Job]) -> bool:
-        """Do all jobs, and say whether each was done or refused whole; savepoints are for when one was not."""
-        for job in jobs:
-            before = cursor.connection.total_changes
-            if not self._one(cursor, job) and cursor.connection.total_changes != before:
-                return False
-        return True
-
-    def _alone(self, cursor: sqlite3.Cursor, job: _Job) -> None:
-        cursor.execute("SAVEPOINT job")
-        if not self._one(cursor, job):
-            cursor.execute("ROLLBACK TO job")
-        cursor.execute("RELEASE job")
-
-    def _one(self, cursor: sqlite3.Cursor, job: _Job) -> bool:
-        """Do a job and keep its result or its error; False when it failed."""
-        job.error = None
-        try:
-            job.result = job.work(cursor)
-        except sqlite3.IntegrityError as error:
-            job.error = Fenced(f"The run changed meanwhile ({error}). Nothing was written.")
-        except sqlite3.Error:
-            raise
-        except Exception as error:  # a transition's refusal, or any fault in it: this job's alone
-            job.error = error
-        return job.error is None
-
-    def _settle(self, jobs: list[_Job], error: sqlite3.Error) -> None:
-        """A COMMIT that failed may have been kept: a fresh connection tells for each job which it was."""
-        self._drop_connection()
-        for job in jobs:
-            if job.error is None and isinstance(job.result, Batch):
-                job.error = None if self._is_kept(job.result) else _translate(error, "the store")
-            elif job.error is None:
-                job.error = OutcomeUnknown(f"The store did not confirm the write: {error}")
-
-    def _is_kept(self, batch: Batch) -> bool:
-        hashes = [(row.run_id, row.seq, row.hash) for row in batch.inserts if isinstance(row, AuditEvent)]
-        if not batch.writes:
-            return True
-        try:
-            connection = self._connect()
-        except sqlite3.Error as error:
-            raise OutcomeUnknown(f"The store did not confirm the write, and cannot be read: {error}") from error
-        try:
-            sql = f"SELECT count(*) FROM {TABLES[AuditEvent]} WHERE run_id = ? AND seq = ? AND hash = ?"
-            return bool(hashes) and all(connection.execute(sql, key).fetchone()[0] for key in hashes)
-        finally:
-            connection.close()
-
-    def _drop_connection(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-
-def _settle(jobs: list[_Job]) -> None:
-    for job in jobs:
-        job.settle()
-
-
-@contextmanager
-def _translated(where: Path | str) -> Iterator[None]:
-    """Driver errors as ours, once."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _translate(error, where) from error
-    except OSError as error:
-        raise BackendError(f"{where} cannot be opened: {error}") from error
-
-
-def _translate(error: sqlite3.Error, where: Path | str) -> FlujoError:
-    if _is_busy(error):
-        return BackendBusy(f"{where} stayed locked by another process. Nothing was saved: try again.")
-    if _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return CorruptState(f"{where} cannot be read ({error}). It was left as it is: restore it from a backup.")
-    return BackendError(f"{where} failed: {error}. Nothing was saved.")
-
-
-def _is_busy(error: sqlite3.Error) -> bool:
-    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-def _code(error: sqlite3.Error) -> int:
-    """SQLite's primary result code; 0 for an error of the driver's own."""
-    code: int = getattr(error, "sqlite_errorcode", 0)
-    return code & 0xFF
