@@ -65,13 +65,13 @@ class Parallel(Construct):
         name: str,
         branches: Mapping[str, Node | Pipeline] | Sequence[Node],
         *,
-        max_concurrency: int | None,
+        max_parallel: int | None,
         on_error: OnError,
         reducers: Reducers | None,
     ) -> None:
         super().__init__(name)
         self.branches = _branches(name, branches)
-        self.max_concurrency = _bound(name, max_concurrency) or len(self.branches)
+        self.max_parallel = _bound(name, max_parallel) or len(self.branches)
         self.collects = _collects(name, on_error)
         self.reducers = _reducers(name, reducers)
 
@@ -89,13 +89,13 @@ class Map(Construct):
         name: str,
         body: Node | Pipeline,
         *,
-        max_concurrency: int,
+        max_parallel: int,
         on_error: OnError,
         reducers: Reducers | None,
     ) -> None:
         super().__init__(name)
         self.body = _pipeline(body)
-        self.max_concurrency = _bound(name, max_concurrency) or 1
+        self.max_parallel = _bound(name, max_parallel) or 1
         self.collects = _collects(name, on_error)
         self.reducers = _reducers(name, reducers)
 

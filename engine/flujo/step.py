@@ -122,7 +122,7 @@ class Step(Node):
         name: str,
         branches: Mapping[str, Node | Pipeline] | Sequence[Node],
         *,
-        max_concurrency: int | None = None,
+        max_parallel: int | None = None,
         on_error: OnError = "fail_fast",
         reducers: Reducers | None = None,
     ) -> Parallel:
@@ -131,25 +131,26 @@ class Step(Node):
         Each works on a copy of the context. At the join, fields that different branches changed are merged; a field
         that two of them changed is a `ContextConflict`, unless `reducers` names a function that gives one value for the
         list of theirs. With "fail_fast" the first failure stops the other branches and fails the run; with "collect"
-        each branch's output is `{"output": …}` or `{"error": {"type": …, "message": …}}`.
+        each branch's output is `{"output": …}` or `{"error": {"type": …, "message": …}}`. At most `max_parallel`
+        branches are worked on at once, all of them unless given.
         """
-        return Parallel(name, branches, max_concurrency=max_concurrency, on_error=on_error, reducers=reducers)
+        return Parallel(name, branches, max_parallel=max_parallel, on_error=on_error, reducers=reducers)
 
     @staticmethod
     def map_over(
         name: str,
         body: Node | Pipeline,
         *,
-        max_concurrency: int = 10,
+        max_parallel: int = 10,
         on_error: OnError = "fail_fast",
         reducers: Reducers | None = None,
     ) -> Map:
         """`body` for each item of the input, a list; the output is the list of outputs, in the items' order.
 
-        At most `max_concurrency` items are worked on at once; an item that waits for a person counts for none. The rest
+        At most `max_parallel` items are worked on at once; an item that waits for a person counts for none. The rest
         is as in `parallel`.
         """
-        return Map(name, body, max_concurrency=max_concurrency, on_error=on_error, reducers=reducers)
+        return Map(name, body, max_parallel=max_parallel, on_error=on_error, reducers=reducers)
 
     @staticmethod
     def branch_on(
@@ -187,13 +188,13 @@ class Step(Node):
         return Timer(name, (lambda value: when) if isinstance(when, datetime) else when)
 
     @staticmethod
-    def wait_for_signal(name: str, schema: Any = None, *, timeout: timedelta | None = None) -> SignalStep:
-        """Wait for the message `name`, sent by `Flujo.signal`; its data, validated by `schema`, is the output.
+    def wait_for_signal(name: str, input_schema: Any = None, *, timeout: timedelta | None = None) -> SignalStep:
+        """Wait for the message `name`, sent by `Flujo.signal`; its data, as `input_schema` takes it, is the output.
 
         A signal that came before its wait counts; each is taken once. After `timeout` the step fails with
         `SignalTimeout`, and a later signal does not undo that.
         """
-        return SignalStep(name, schema, timeout)
+        return SignalStep(name, input_schema, timeout)
 
     @staticmethod
     def run_pipeline(

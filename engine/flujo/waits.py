@@ -42,20 +42,20 @@ class SignalStep(Node):
 
     kind = "signal"
 
-    def __init__(self, name: str, schema: Any, timeout: timedelta | None) -> None:
+    def __init__(self, name: str, input_schema: Any, timeout: timedelta | None) -> None:
         super().__init__(name)
-        self.schema = Any if schema is None else schema
+        self.data_type = Any if input_schema is None else input_schema
         if timeout is not None and timeout <= timedelta(0):
             raise PipelineDefinitionError(f"Signal {name!r}: a timeout is longer than zero, not {timeout}.")
         self.timeout = timeout
 
     @property
     def output(self) -> Any:
-        return self.schema
+        return self.data_type
 
     def data_schema(self) -> dict[str, Any] | None:
         """The JSON Schema of the message's data; None when it may be anything."""
-        return None if self.schema is Any else external(self.schema).json_schema(mode="validation")
+        return None if self.data_type is Any else external(self.data_type).json_schema(mode="validation")
 
     def due_at(self, now: datetime) -> datetime | None:
         """When the signal is too late."""
@@ -64,7 +64,7 @@ class SignalStep(Node):
     def validate(self, data: Any) -> str:
         """The canonical JSON of a valid message. Raises `InvalidInput` with pydantic's `errors` in its details."""
         try:
-            return canonical.take(data, self.schema, where="signal")
+            return canonical.take(data, self.data_type, where="signal")
         except ValidationError as error:
             errors = json.loads(error.json(include_url=False, include_input=False, include_context=False))
             raise InvalidInput(

@@ -85,7 +85,7 @@ def everything() -> Pipeline:
     )
     poll = Step.loop_until("poll", counted("look"), until=lambda n: n >= 4)
     way = Step.branch_on("way", lambda n: "big" if n > 3 else "small", {"big": ask("check"), "small": poll})
-    each = Step.map_over("each", way >> counted("end"), max_concurrency=1, reducers={"paths": all_paths})
+    each = Step.map_over("each", way >> counted("end"), max_parallel=1, reducers={"paths": all_paths})
     inner = (counted("in") >> Step.sleep_until("then", lambda value: FakeClock().now() + HOUR)).as_step("inner")
     alone = Step.wait_for_signal("alone", int, timeout=100 * HOUR)
     skipped = Step.human_in_the_loop("skipped", when=lambda value: value is None)

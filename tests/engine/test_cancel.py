@@ -123,11 +123,11 @@ def _parallel(steps: Steps) -> Node | Pipeline:
 
 
 def _collecting_map(steps: Steps) -> Node | Pipeline:
-    return Step.map_over("each", steps.long >> steps.after, max_concurrency=2, on_error="collect")
+    return Step.map_over("each", steps.long >> steps.after, max_parallel=2, on_error="collect")
 
 
 def _deep(steps: Steps) -> Node | Pipeline:
-    inner = Step.parallel("inner", [Step.map_over("each", steps.long, max_concurrency=2)])
+    inner = Step.parallel("inner", [Step.map_over("each", steps.long, max_parallel=2)])
     return Step.fallback("try", (inner >> steps.after).as_step("whole"), steps.after) >> steps.after
 
 
@@ -148,7 +148,7 @@ async def test_cancel_reaches_all_that_runs_inside_constructs(
 
 async def test_cancel_does_not_begin_the_items_that_wait_for_a_place(backend: StateBackend) -> None:
     steps = Steps()
-    await cancelled(runner_of(Step.map_over("each", steps.long, max_concurrency=1), backend), steps, [1, 2, 3])
+    await cancelled(runner_of(Step.map_over("each", steps.long, max_parallel=1), backend), steps, [1, 2, 3])
     assert list(await outcomes(backend)) == ["each[0]/long"]
 
 

@@ -55,7 +55,7 @@ async def test_map_keeps_the_order_of_its_items_and_names_them_by_path(runner: R
     async def numbers(count: int) -> list[int]:
         return list(range(count))
 
-    result = await runner(numbers >> Step.map_over("each", double >> increment, max_concurrency=2)).run_async(5)
+    result = await runner(numbers >> Step.map_over("each", double >> increment, max_parallel=2)).run_async(5)
     assert result.output == [1, 3, 5, 7, 9]
     assert "each[3]/double" in paths(result)
 
@@ -124,7 +124,7 @@ async def test_fail_fast_fails_the_run_and_retry_keeps_the_finished_branch(runne
             raise ValueError("once")
         return number
 
-    flujo = runner(Step.parallel("both", [good, flaky], max_concurrency=1) >> count_keys)
+    flujo = runner(Step.parallel("both", [good, flaky], max_parallel=1) >> count_keys)
     failed = await flujo.run_async(1, run_id="r")
     assert (failed.status, failed.error) == (RunStatus.FAILED, "ValueError: once")
     again = await flujo.retry_async("r")
@@ -139,7 +139,7 @@ async def count_keys(outputs: dict[str, Any]) -> int:
 
 async def test_one_question_for_each_item_can_be_answered_in_any_order(runner: Runner) -> None:
     ask = Step.human_in_the_loop("ask", message_for_user=lambda n: f"Take {n}?", input_schema=int)
-    flujo = runner(Step.map_over("each", double >> ask >> increment, max_concurrency=1))
+    flujo = runner(Step.map_over("each", double >> ask >> increment, max_parallel=1))
     paused = await flujo.run_async([1, 2, 3], run_id="r")
     assert [pause.path for pause in paused.pauses] == ["each[0]/ask", "each[1]/ask", "each[2]/ask"]
     for path, answer in (("each[2]/ask", 30), ("each[0]/ask", 10)):

@@ -103,7 +103,7 @@ async def test_what_a_caught_failure_leaves_behind_is_waited_for_no_longer(backe
             "ask": ask,
             "last": Step.sleep("nap", timedelta(hours=2)),
         },
-        max_concurrency=at_once,
+        max_parallel=at_once,
     )
     flujo = runner_of(Step.parallel("both", {"a": failing, "b": ask}, on_error="collect"), backend, clock=clock)
     await flujo.run_async(1, run_id="r")

@@ -314,7 +314,7 @@ async def test_crash_at_any_write_leaves_as_many_rows_as_checkpoints(orm: Django
         post(orm.using)
         return value + 1
 
-    each, run_ids = Step.map_over("each", pay, max_concurrency=1), ["r0"]
+    each, run_ids = Step.map_over("each", pay, max_parallel=1), ["r0"]
 
     async def scenario(backend: StateBackend) -> Any:
         return (await runner_of(each, backend).run_async([1, 2], run_id=run_ids[-1])).output

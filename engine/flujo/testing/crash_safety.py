@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from flujo.bridge import wait_for
 from flujo.context import PipelineContext
@@ -51,65 +51,53 @@ class CrashReport:
         return "\n".join([f"{self.crashes} crashes: {verdict}. Steps that ran more than once: {ran}.", *lines])
 
 
-def assert_crash_safe(
-    pipeline: Pipeline | Node,
-    *,
-    input: Any = None,
-    context: dict[str, Any] | None = None,
-    answers: Mapping[str, Any] | None = None,
-    signals: Mapping[str, Any] | None = None,
-    repeatable: Collection[str] = (),
-    backend: Callable[[], StateBackend] = InMemoryBackend,
-    reopen: Callable[[StateBackend], StateBackend] = lambda backend: backend,
-    context_model: type[PipelineContext] | None = None,
-    chosen: Callable[[int, When], bool] = lambda write, when: True,
-) -> CrashReport:
+class CrashOptions(TypedDict, total=False):
+    """What drives the pipeline to its end, and which crashes it meets.
+
+    `input` and `context` are what the run is started on. `answers` holds the answer (or `Reject`) to each human task,
+    `signals` the data of each signal, by name or path. `repeatable` names the steps that may run more than once.
+    `backend` gives a store, new or shared; `reopen` opens a crashed store again, as a new process would.
+    `context_model` is as in `registry.register`. `chosen(write, when)` picks among the crashes of a long pipeline.
+    """
+
+    input: Any
+    context: dict[str, Any]
+    answers: Mapping[str, Any]
+    signals: Mapping[str, Any]
+    repeatable: Collection[str]
+    backend: Callable[[], StateBackend]
+    reopen: Callable[[StateBackend], StateBackend]
+    context_model: type[PipelineContext]
+    chosen: Callable[[int, When], bool]
+
+
+def assert_crash_safe(pipeline: Pipeline | Node, **options: Unpack[CrashOptions]) -> CrashReport:
     """Run a pipeline to its end, crash it before and after each of its writes, and compare what it comes to.
 
-    `answers` holds the answer (or `Reject`) to each human task, `signals` the data of each signal, by name or path.
-    Timers, and deadlines that nothing meets, pass in no time. `backend` gives a store, new or shared; `reopen` opens a
-    crashed store again, as a new process would. `chosen(write, when)` picks among the crashes of a long pipeline.
+    Timers, and deadlines that nothing meets, pass in no time. Unless `options` say otherwise, each crash happens in a
+    new store in memory.
 
     Raises an `AssertionError` that names every difference in status, output, context or history, and every step that
     ran more than once without reading `ctx.idempotency_key`, except those named in `repeatable` and transactional ones.
     """
-    report = wait_for(
-        check_crash_safety(
-            pipeline,
-            input=input,
-            context=context,
-            answers=answers,
-            signals=signals,
-            repeatable=repeatable,
-            backend=backend,
-            reopen=reopen,
-            context_model=context_model,
-            chosen=chosen,
-        ),
-        twin="check_crash_safety(...)",
-    )
+    report = wait_for(check_crash_safety(pipeline, **options), twin="check_crash_safety(...)")
     if report.problems:
         raise AssertionError(str(report))
     return report
 
 
-async def check_crash_safety(
-    pipeline: Pipeline | Node,
-    *,
-    input: Any = None,
-    context: dict[str, Any] | None = None,
-    answers: Mapping[str, Any] | None = None,
-    signals: Mapping[str, Any] | None = None,
-    repeatable: Collection[str] = (),
-    backend: Callable[[], StateBackend] = InMemoryBackend,
-    reopen: Callable[[StateBackend], StateBackend] = lambda backend: backend,
-    context_model: type[PipelineContext] | None = None,
-    chosen: Callable[[int, When], bool] = lambda write, when: True,
-) -> CrashReport:
+async def check_crash_safety(pipeline: Pipeline | Node, **options: Unpack[CrashOptions]) -> CrashReport:
     """The report of `assert_crash_safe`, inside a running event loop; its problems are not raised."""
+    backend = options.get("backend", InMemoryBackend)
     registry = PipelineRegistry()
-    entry = registry.register(pipeline, name=NAME, version="1.0.0", context_model=context_model)
-    drive = Drive(registry, input, dict(context or {}), dict(answers or {}), dict(signals or {}))
+    entry = registry.register(pipeline, name=NAME, version="1.0.0", context_model=options.get("context_model"))
+    drive = Drive(
+        registry,
+        options.get("input"),
+        dict(options.get("context", {})),
+        dict(options.get("answers", {})),
+        dict(options.get("signals", {})),
+    )
     run_ids = [_FIRST]
     crashes, problems = 0, []
 
@@ -126,6 +114,8 @@ async def check_crash_safety(
                 raise  # without a crash: the pipeline cannot come to its end as the test drives it
             return {"the recovery": f"{type(error).__name__}: {error}"}
 
+    reopen = options.get("reopen", lambda store: store)
+    chosen = options.get("chosen", lambda write, when: True)
     async for point in crash_points(make, scenario, reopen=reopen, chosen=chosen):
         crashes += 1
         for what, told in point.result.items():
@@ -133,7 +123,7 @@ async def check_crash_safety(
                 problems.append(f"After a crash {point}, {what} {_difference(point.expected.get(what), told)}.")
     repeated = _repeated(drive.calls, run_ids[1])
     undone = {node.name for node in entry.pipeline.every_node() if isinstance(node, Step) and node.transactional}
-    harmless = undone.union(repeatable)
+    harmless = undone.union(options.get("repeatable", ()))
     protected = drive.calls.asked.union(path for path in repeated if _names(entry.pipeline, path) & harmless)
     problems += [f"{path} {_REPEATED}" for path in sorted(repeated) if path not in protected]
     return CrashReport(crashes, repeated, problems)

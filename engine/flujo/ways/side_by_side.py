@@ -71,7 +71,7 @@ async def _side_by_side(
     """Branches at once, each on a copy of the context; their outputs in order, and the context at the join."""
     node = spot.node
     assert isinstance(node, Parallel | Map)  # what has branches
-    slots = asyncio.Semaphore(node.max_concurrency)
+    slots = asyncio.Semaphore(node.max_parallel)
 
     scopes = [scope for _, _, scope in branches]
 
