@@ -7,67 +7,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from flujo import Approve, Flujo, Pipeline, PipelineResult, Step, step, transitions
-from flujo.deadlines import next_alarm
+from flujo import Approve, Pipeline, Step, step, transitions
 from flujo.errors import HumanTaskExpired, PipelineDefinitionError
-from flujo.node import Node
-from flujo.records import HumanTask
-from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.base import StateBackend
 from flujo.status import DecisionOutcome, Outcome, RunStatus, TaskStatus
-from flujo.testing import FakeClock, crash_points
-from pydantic import BaseModel
+from flujo.testing import FakeClock
 
-from tests.engine.making import document_of, head_of, kinds_of, runner_of
-
-DAY = timedelta(days=1)
-EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
-
-
-@step
-async def ship(answer: Any) -> str:
-    return f"shipped {answer}"
-
-
-@step
-async def apologise(order: Any) -> str:
-    return f"sorry, {order}"
-
-
-@step
-async def chase(order: Any) -> str:
-    return f"chased {order}"
-
-
-class Terms(BaseModel):
-    limit: int
-
-
-def gate(**options: Any) -> Step | Node:
-    return Step.human_in_the_loop("approve", **{"deadline": DAY, **options})
-
-
-def flujo_of(pipeline: Pipeline | Node, backend: StateBackend, clock: FakeClock) -> Flujo:
-    return runner_of(pipeline, backend, clock=clock)
-
-
-async def late(pipeline: Pipeline | Node, backend: StateBackend, clock: FakeClock) -> PipelineResult:
-    """The result of a run whose question nobody answered in time."""
-    flujo = flujo_of(pipeline, backend, clock)
-    paused = await flujo.run_async("lamp", run_id="r")
-    assert (await head_of(backend, "r")).wake_at == clock.now() + DAY
-    assert clock.now() + DAY in [pause.due_at for pause in paused.pauses]
-    clock.advance((DAY - timedelta(seconds=1)).total_seconds())
-    assert (await flujo.run_async("lamp", run_id="r")).status is RunStatus.PAUSED
-    clock.advance(1)
-    return await flujo.run_async("lamp", run_id="r")
-
-
-async def task_of(backend: StateBackend, path: str = "approve") -> HumanTask:
-    task = (await document_of(backend, "r")).human_task(path)
-    assert task is not None
-    return task
-
+from tests.engine.asking import DAY, EPOCH, Terms, apologise, chase, flujo_of, gate, late, ship, task_of
+from tests.engine.making import document_of, head_of, kinds_of
 
 WAYS: list[Any] = [
     pytest.param({}, (RunStatus.FAILED, Outcome.EXPIRED, None), "the run fails", id="fail"),
@@ -347,120 +294,6 @@ async def test_a_run_to_be_cancelled_is_not_failed_by_a_deadline(backend: StateB
     both = Step.parallel("both", {"a": gate(), "b": slow})
     ended = await flujo_of(both, backend, clock).run_async("lamp", run_id="r")
     assert (ended.status, ended.outcome) == (RunStatus.CANCELLED, None)
-
-
-# Reminders and escalation
-
-
-async def test_reminders_and_the_escalation_are_recorded_once_each(backend: StateBackend) -> None:
-    clock = FakeClock()
-    asking = gate(
-        deadline=30 * DAY,
-        on_deadline="reject",
-        reminders=[20 * DAY, 10 * DAY],
-        candidates=["ana"],
-        escalate_after=25 * DAY,
-        escalate_to=["group:heads", "ana"],
-    )
-    flujo = flujo_of(asking >> ship, backend, clock)
-    paused = await flujo.run_async("lamp", run_id="r")
-    seen: list[tuple[int, list[str]]] = []
-    for day in range(1, 30):
-        clock.advance(DAY.total_seconds())
-        before = len(await kinds_of(backend, "r"))
-        if [head.run_id for head in await backend.ready(clock.now())] if backend.lists_runs else True:
-            await flujo.run_async("lamp", run_id="r")
-        seen += [(day, new)] if (new := (await kinds_of(backend, "r"))[before:]) else []
-
-    assert seen == [(10, ["human_task.reminded"]), (20, ["human_task.reminded"]), (25, ["human_task.escalated"])]
-    task = await task_of(backend)
-    assert (task.candidates, task.generation) == ('["ana","group:heads"]', 1)
-    assert (task.reminders, next_alarm(task)) == ("", task.due_at)
-    assert task.digest == paused.pauses[0].digest
-    assert (await flujo.resume_async(paused, "yes")).output == "shipped yes", "a form opened before stays valid"
-
-
-async def test_reminders_missed_in_a_downtime_come_as_one(backend: StateBackend) -> None:
-    clock = FakeClock()
-    flujo = flujo_of(gate(deadline=30 * DAY, reminders=[n * DAY for n in (1, 2, 3, 9)]) >> ship, backend, clock)
-    await flujo.run_async("lamp", run_id="r")
-    clock.advance(5 * DAY.total_seconds())
-    await flujo.run_async("lamp", run_id="r")
-    await flujo.run_async("lamp", run_id="r")
-    assert (await kinds_of(backend, "r")).count("human_task.reminded") == 1
-    assert (await head_of(backend, "r")).wake_at == clock.now() + 4 * DAY
-
-
-async def test_a_request_that_has_expired_reminds_nobody(backend: StateBackend) -> None:
-    clock = FakeClock()
-    flujo = flujo_of(gate(deadline=3 * DAY, on_deadline="reject", reminders=[DAY, 2 * DAY]), backend, clock)
-    await flujo.run_async("lamp", run_id="r")
-    clock.advance(40 * DAY.total_seconds())
-    assert (await flujo.run_async("lamp", run_id="r")).outcome is Outcome.EXPIRED
-    assert "human_task.reminded" not in await kinds_of(backend, "r")
-
-
-async def test_an_answered_request_reminds_nobody(backend: StateBackend) -> None:
-    clock = FakeClock()
-    flujo = flujo_of(gate(reminders=[DAY / 2]) >> Step.human_in_the_loop("more") >> ship, backend, clock)
-    await flujo.run_async("lamp", run_id="r")
-    await flujo.resume_async("r", "yes")
-    clock.advance(10 * DAY.total_seconds())
-    assert (await head_of(backend, "r")).wake_at is None
-    assert (await flujo.run_async("lamp", run_id="r")).status is RunStatus.PAUSED
-    assert not {"human_task.reminded", "human_task.expired"} & set(await kinds_of(backend, "r"))
-
-
-async def test_a_timer_beside_a_request_keeps_its_own_time(backend: StateBackend) -> None:
-    clock = FakeClock()
-    both = Step.parallel("both", {"a": gate(deadline=9 * DAY, reminders=[DAY]), "b": Step.sleep("nap", 2 * DAY)})
-    flujo = flujo_of(both, backend, clock)
-    start = clock.now()
-    await flujo.run_async("lamp", run_id="r")
-    for days, due in ((1, 2), (1, 9)):
-        assert (await head_of(backend, "r")).wake_at == clock.now() + days * DAY
-        clock.advance(DAY.total_seconds() * days)
-        await flujo.run_async("lamp", run_id="r")
-        assert (await head_of(backend, "r")).wake_at == start + due * DAY
-
-
-# Crashes
-
-
-def month() -> Pipeline:
-    ask = Step.human_in_the_loop(
-        "ask",
-        deadline=30 * DAY,
-        on_deadline=chase >> apologise,
-        reminders=[10 * DAY, 20 * DAY],
-        candidates=["ana"],
-        escalate_after=25 * DAY,
-        escalate_to=["ben"],
-    )
-    return Step.parallel("both", {"a": Step.fallback("f", gate(), chase), "b": ask}) >> ship
-
-
-async def test_a_crash_at_any_write_keeps_deadlines_reminders_and_the_escalation() -> None:
-    async def scenario(backend: StateBackend) -> Any:
-        clock = FakeClock()
-        flujo = runner_of(month(), backend, clock=clock)
-        result = await flujo.run_async("lamp", run_id="r")
-        while result.status is RunStatus.PAUSED:
-            wake_at = (await head_of(backend, "r")).wake_at
-            assert wake_at is not None
-            clock.advance(max((wake_at - clock.now()).total_seconds(), 0))
-            result = await flujo.run_async("lamp", run_id="r")
-        document = await document_of(backend, "r")
-        facts = sorted(kind for kind in await kinds_of(backend, "r") if kind.startswith("human_task"))
-        tasks = sorted((task.path, task.status, task.candidates) for task in document.human_tasks())
-        return result.status, result.outcome, result.output, facts, tasks
-
-    seen = 0
-    async for point in crash_points(InMemoryBackend, scenario):
-        seen += 1
-        assert point.expected[2] == "shipped {'a': 'chased lamp', 'b': 'sorry, chased lamp'}"
-        assert point.result == point.expected, str(point)
-    assert seen > 20
 
 
 # What is refused when built
