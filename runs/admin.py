@@ -16,7 +16,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from flujo.redaction import given
+from flujo.redaction import Secrets, given
 
 from runs import access
 from runs.models import (
@@ -110,9 +110,16 @@ def _shown(row: Any, name: str, value: Any) -> Any:
     """The value without what is secret in it: a payload of a row is given by, or to, the node at its path."""
     if name == "schema":
         return value
-    own = getattr(row, "path", "")
+    secrets = secrets_of(row if isinstance(row, Run) else row.run)
+    own = _path_of_signal(row, secrets) if isinstance(row, Signal) else getattr(row, "path", "")
     path = {"input": "", "evidence": given(own), "output": own, "data": own}.get(name)
-    return secrets_of(row if isinstance(row, Run) else row.run).hide(value, path)
+    return secrets.hide(value, path)
+
+
+def _path_of_signal(signal: Signal, secrets: Secrets) -> str:
+    """Where its run waits for it, or, before it does, the marked step of its name."""
+    waits = RunWait.objects.filter(run=signal.run, name=signal.name).values_list("path", flat=True)
+    return waits.first() or next((path for path in secrets.paths if path.rpartition("/")[2] == signal.name), "")
 
 
 @cache

@@ -11,6 +11,7 @@ from flujo.status import (
 )
 
 from runs.run_models import choices
+from runs.words import subject
 
 
 class AuditEvent(models.Model):
@@ -57,3 +58,7 @@ class Tombstone(models.Model):
 
     def __str__(self) -> str:
         return f"deleted run {self.run_id}"
+
+    @property
+    def subject(self) -> str:
+        return subject(self.title, self.pipeline, self.run_id)

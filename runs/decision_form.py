@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from flujo.status import DecisionOutcome
 
+from runs.encryption import Sealed
 from runs.forms import Problem, SchemaForm
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class DecisionForm:
         """The form of `page` with what `request` posted, if it did."""
         sent, user = (request.POST, request.user) if request.method == "POST" else (None, request.user)
         form = cls(page, user, sent)
-        if page.task.kind == "form" and page.values_visible:
+        if page.task.kind == "form" and page.values_visible and not form.sealed:
             answer = page.answer
             form.fields = SchemaForm(
                 page.schema,
@@ -53,6 +54,12 @@ class DecisionForm:
     def usable(self) -> bool:
         """Whether this person may decide this request now."""
         return self.page.open and not self.page.refusal
+
+    @property
+    def sealed(self) -> str:
+        """That the recorded answer cannot be read; "" when it can, or there is none."""
+        answer = self.page.answer
+        return answer.data if answer and isinstance(answer.data, Sealed) else ""
 
     @property
     def outcome(self) -> DecisionOutcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from django.conf import settings
 from django.db import models
@@ -13,7 +13,7 @@ from django.db.models import F
 from django.db.models.functions import Substr
 from flujo.encryption import Keys, check_place
 from flujo.errors import CorruptState, KeyMissing
-from flujo.state.payloads import MARK, Keyed, place
+from flujo.state.payloads import MARK, Keyed, key_of, place
 
 
 def site_keys() -> Keys | None:
@@ -33,6 +33,27 @@ class Opened(str):
     sealed_for: str
 
 
+class Sealed(str):
+    """What is read in place of a value that no key of the site opens: the sentence that says so.
+
+    `stored` is the value as it lies in the database, and what is written when a row with it is saved.
+    """
+
+    __slots__ = ("stored",)
+    stored: str
+
+    @classmethod
+    def of(cls, stored: str) -> Sealed:
+        sentence = cls(
+            f"Sealed with key “{key_of(stored)}”, which this site does not have: give it that key and restart "
+            "(FLUJO_ENCRYPTION_KEYS_FILE)"
+        )
+        sentence.stored = stored
+        return sentence
+
+
+M = TypeVar("M", bound=models.Model)
+
 if TYPE_CHECKING:
     Text = models.TextField[Any, Any]  # at run time Django's fields have no parameters
 else:
@@ -42,7 +63,7 @@ else:
 class SealedText(Text):
     """A text column whose values are sealed in the database when the site has keys; a `SealedRow` checks their place.
 
-    To migrations it is a `TextField`. A value whose key is missing stays sealed, so that its page says so.
+    To migrations it is a `TextField`. A value whose key is missing is read as `Sealed`.
     """
 
     def deconstruct(self) -> Any:
@@ -50,25 +71,30 @@ class SealedText(Text):
         return name, "django.db.models.TextField", args, kwargs
 
     def get_db_converters(self, connection: BaseDatabaseWrapper) -> list[Callable[..., Any]]:
-        """What opens a column's values; nothing where the site has no keys."""
+        """What opens a column's values, or says that it cannot."""
         keys = site_keys()
-        return [] if keys is None else [lambda value, _expression, _connection: _opened(keys, value)]
+        return [lambda value, _expression, _connection: _opened(keys, value)]
+
+    def get_prep_value(self, value: Any) -> Any:
+        return value.stored if isinstance(value, Sealed) else super().get_prep_value(value)
 
     def pre_save(self, model_instance: models.Model, add: Any) -> Any:
         value = super().pre_save(model_instance, add)
         keys = site_keys()
-        if keys is None or not value or value.startswith(MARK):
+        if keys is None or not value or isinstance(value, Sealed):
             return value
         return keys.seal(value, _place(model_instance, self.attname))
 
 
-def _opened(keys: Keys, value: str | None) -> str | None:
-    if not value or not value.startswith(MARK):
+def _opened(keys: Keys | None, value: str | None) -> str | None:
+    if not value or not key_of(value):
         return value
+    if keys is None:
+        return Sealed.of(value)
     try:
         sealed_for, text = keys.unsealed(value)
     except KeyMissing:
-        return value
+        return Sealed.of(value)
     except CorruptState:
         sealed_for, text = "", value  # no place: the row that it is read into refuses it
     opened = Opened(text)
@@ -81,10 +107,21 @@ def _place(row: Any, field: str) -> str:
     return place(of, field, [getattr(row, name) for name in of.key])
 
 
+class SealedRows(models.QuerySet[M]):
+    """Rows that are read again when one cannot be: a rotation may have taken its artefact between two statements."""
+
+    def _fetch_all(self) -> None:
+        try:
+            super()._fetch_all()
+        except CorruptState:
+            super()._fetch_all()
+
+
 class SealedRow(models.Model):
     """A row with sealed texts. `sealed_as` is its record, which names its table and its key in their places."""
 
     sealed_as: ClassVar[Any]
+    objects = SealedRows.as_manager()
 
     class Meta:
         abstract = True
@@ -103,8 +140,8 @@ class SealedRow(models.Model):
 
 
 def beginning(field: str, length: int) -> Any:
-    """A query's expression for the first letters of a text, or for the whole of it where it is sealed."""
-    return Substr(field, 1, length) if site_keys() is None else F(field)
+    """A query's expression for the first letters of a text, or for the whole of it where it may be sealed."""
+    return Substr(field, 1, length, output_field=SealedText()) if site_keys() is None else F(field)
 
 
 def unread(rows: models.QuerySet[Any], field: str) -> int:

@@ -20,6 +20,7 @@ from flujo.status import (
 
 from runs.artefacts import PayloadField
 from runs.encryption import SealedRow, SealedText
+from runs.words import subject
 
 
 def choices(words: type[StrEnum]) -> list[tuple[str, str]]:
@@ -118,6 +119,11 @@ class Run(SealedRow):
 
     def get_absolute_url(self) -> str:
         return reverse("runs:run", args=[self.run_id])
+
+    @property
+    def subject(self) -> str:
+        """What pages call the run."""
+        return subject(self.title, self.pipeline, self.run_id)
 
     @property
     def active(self) -> bool:

@@ -12,6 +12,7 @@ from django.utils import timezone
 from flujo.errors import FlujoError
 from flujo.registry import RegisteredPipeline
 
+from runs.encryption import Sealed
 from runs.models import Schedule
 from runs.services.schedules import Terms
 from runs.value_form import ValueForm
@@ -42,14 +43,16 @@ class _Fields(forms.Form):
 
 
 class ScheduleForm:
-    """`fields` are those of every schedule, `input` the form of the pipeline's input."""
+    """`fields` are those of every schedule, `input` the form of the pipeline's input; a `sealed` one stays as it is."""
 
     def __init__(self, entry: RegisteredPipeline, request: HttpRequest, schedule: Schedule | None) -> None:
         self.entry = entry
         self.schedule = schedule
         posted = request.POST if request.method == "POST" else None
         self.fields = _Fields(posted, initial=_shown(schedule), label_suffix="")
-        given, schema = json.loads(schedule.input) if schedule is not None else None, entry.input_schema()
+        self.sealed = schedule.input if schedule is not None and isinstance(schedule.input, Sealed) else ""
+        given = None if schedule is None or self.sealed else json.loads(schedule.input)
+        schema = entry.input_schema()
         shown = given if schema is not None else entry.secrets.drop(given, "")  # fields hide what is secret themselves
         self.input = ValueForm(schema, request, taken=entry.input_type is not None, initial=shown)
         self.problems: list[str] = []
@@ -61,7 +64,7 @@ class ScheduleForm:
 
     def is_valid(self) -> bool:
         """Read what was typed; both parts say what is wrong with them."""
-        return all([self.fields.is_valid(), self.input.is_valid()])
+        return all([self.fields.is_valid(), self.sealed or self.input.is_valid()])
 
     @property
     def terms(self) -> Terms:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from flujo.errors import PipelineNotFound
 from flujo.redaction import HIDDEN, Secrets
 
+from runs.encryption import Sealed
 from runs.models import Run
 from runs.registry import registry
 
@@ -24,11 +26,16 @@ def registered_secrets(pipeline: str, version: str | None = None) -> Secrets:
         return Secrets()
 
 
+def shown_value(text: str, secrets: Secrets, path: str | None = None) -> Any:
+    """A stored value as it may be shown: that of the node at `path`, without what is secret; or that it is `Sealed`."""
+    return text if isinstance(text, Sealed) else secrets.hide(json.loads(text), path)
+
+
 def shown_text(text: str, secrets: Secrets, path: str | None = None) -> str:
-    """Stored JSON as it may be shown: the value of the node at `path`, without what is secret."""
-    if secrets == Secrets():
+    """The same as JSON; `Sealed` is as it is."""
+    if isinstance(text, Sealed) or secrets == Secrets():
         return text
-    return json.dumps(secrets.hide(json.loads(text), path), ensure_ascii=False)
+    return json.dumps(shown_value(text, secrets, path), ensure_ascii=False)
 
 
 def shown_beginning(text: str, secrets: Secrets, path: str | None) -> str:

@@ -23,7 +23,7 @@ from flujo.errors import BackendBusy, BackendError, Fenced, OutcomeUnknown
 from flujo.records import AuditEvent, LogChunk, Record, RunHead, StepReport
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
 from flujo.state.ready import ready_runs
-from flujo.state.rotation import Rotation, Table, rotate, tables_of
+from flujo.state.rotation import Rotation, Table, missing_keys, rotate, tables_of
 from flujo.state.sealing import SealingDialect
 from flujo.state.sql import Dialect, SqlView, fetch, replace, transact
 from flujo.state.workflow_state import document_of, state_of
@@ -212,10 +212,18 @@ class DjangoBackend(StateBackend):
         dialect = self._dialect()
         if not isinstance(dialect, SealingDialect):
             return await super().rotate_keys()
-        schedules = Table(connections[self.using].ops.quote_name(_table(models.Schedule)), ScheduleInput(), ("input",))
-        done = await rotate(self._in_transaction, dialect, [*tables_of(dialect), schedules])
+        done = await rotate(self._in_transaction, dialect, self._tables(dialect))
         await self._in_thread(self._scrub)
         return done
+
+    async def missing_keys(self) -> dict[str, int]:
+        dialect = self._dialect()
+        return await self._in_transaction(partial(missing_keys, dialect=dialect, tables=self._tables(dialect)))
+
+    def _tables(self, dialect: Dialect) -> list[Table]:
+        """The tables with values: those of runs, and the schedules."""
+        schedules = Table(connections[self.using].ops.quote_name(_table(models.Schedule)), ScheduleInput(), ("input",))
+        return [*tables_of(dialect), schedules]
 
     def _scrub(self) -> None:
         """Leave nothing of what was replaced in an SQLite file; PostgreSQL's own vacuum does it in its time."""

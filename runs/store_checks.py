@@ -10,14 +10,23 @@ from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage
 from django.db import DatabaseError, connection
+from django.db.models.functions import Substr
+from flujo.state.payloads import BEGINNING, JSON, key_of
 
+from runs.encryption import SealedRow, site_keys
 from runs.live.same_origin import SameOrigin
+from runs.models import RunInput, Schedule
 
 SQLITE_PRAGMAS = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "trusted_schema": 0}
 POSTGRES_SETTINGS = {"synchronous_commit": "on", "fsync": "on", "full_page_writes": "on"}
 GUARDS = {
     "sqlite": "SELECT name FROM sqlite_master WHERE type = 'trigger'",
     "postgresql": "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgenabled <> 'D'",
+}
+AT_EACH_END = 1_000
+_VALUES: dict[Any, tuple[str, ...]] = {
+    **{model: JSON[model.sealed_as] for model in SealedRow.__subclasses__() if model.sealed_as in JSON},
+    Schedule: ("input",),
 }
 GUARDED_TABLES = ("flujo_runs_auditevent", "flujo_runs_siteevent", "flujo_runs_run")
 
@@ -28,7 +37,7 @@ def check_store(**_: Any) -> list[CheckMessage]:
         hint = "Remove ATOMIC_REQUESTS: a decision commits by itself, and its refusal is recorded by itself."
         return [checks.Warning("Every request is one transaction.", hint=hint, id="flujo.W030")]
     try:
-        return [*_durability(), *_guards()]
+        return [*_durability(), *_guards(), *_keys()]
     except DatabaseError as error:
         hint = "Start the database, check its address, and run manage.py migrate."
         return [checks.Warning(f"The database cannot be asked: {error}", hint=hint, id="flujo.W031")]
@@ -54,6 +63,21 @@ def _guards() -> Iterator[CheckMessage]:
             yield checks.Warning(
                 f"Nothing in the database protects {table}.", hint="Run manage.py migrate.", id="flujo.W034"
             )
+
+
+def _keys() -> Iterator[CheckMessage]:
+    """Which keys are missing, by the newest and the oldest values: `python -m flujo doctor django:` looks at all."""
+    keys = site_keys()
+    found: set[str] = set()
+    for model, fields in _VALUES.items():
+        order = "run__created_at" if model is RunInput else "pk"
+        beginnings = [Substr(field, 1, BEGINNING) for field in fields]
+        for rows in (model.objects.order_by(order), model.objects.order_by(f"-{order}")):
+            found.update(key_of(text or "") for row in rows.values_list(*beginnings)[:AT_EACH_END] for text in row)
+    for key_id in sorted(found - {"", *(keys.ids if keys else ())}):
+        hint = "Put it back into the file that FLUJO_ENCRYPTION_KEYS_FILE names: nobody can read these values."
+        message = f"Stored values are sealed with the key {key_id}, which this site does not have."
+        yield checks.Error(message, hint=hint, id="flujo.E037")
 
 
 def _ask(question: str) -> list[Any]:

@@ -1,8 +1,32 @@
-"""Lengths of time in words; `static/js/ago.js` says the same words in the browser."""
+"""What pages say in words: what a run is called, and lengths of time, which `static/js/ago.js` says in the browser."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+LONGEST_ID = 24
 UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def short_id(run_id: str) -> str:
+    """A run id as pages show it: a long one is cut to its two ends."""
+    return run_id if len(run_id) <= LONGEST_ID else f"{run_id[:8]}…{run_id[-4:]}"
+
+
+def subject(title: str, pipeline: str, run_id: str) -> str:
+    """What a run is called everywhere: its title, else its pipeline and its id."""
+    return title or f"{pipeline} {short_id(run_id)}"
+
+
+def votes_words(kind: str, agreed: int, quorum: int) -> str:
+    """`needs 2 approvals`, then `1 of 2 approvals`; of answers that are more than yes or no, `1 of 2 equal answers`."""
+    what = "approvals" if kind == "bool" else "equal answers"
+    return f"{agreed} of {quorum} {what}" if agreed else f"needs {quorum} {what}"
+
+
+def joined(words: Sequence[str], last: str) -> str:
+    """`a`, `a or b`, `a, b or c`."""
+    return f" {last} ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
 def duration_words(seconds: float) -> str:

@@ -14,14 +14,19 @@ class ChildStep(Node):
 
     kind = "child"
 
-    def __init__(self, name: str, pipeline: str, version: str | None, start_on: Callable[[Any], Any] | None) -> None:
+    def __init__(
+        self, name: str, pipeline: str, version: str | None, start_on: Callable[[Any], Any] | None, max_levels: int
+    ) -> None:
         super().__init__(name)
         if not pipeline:
             raise PipelineDefinitionError(f"{name!r} names no pipeline.")
+        if max_levels < 1:
+            raise PipelineDefinitionError(f"{name!r}: max_levels is at least 1, not {max_levels}.")
         no_coroutine(start_on, f"{name!r}: start_on")
         self.pipeline = pipeline
         self.version = version
         self.start_on = start_on
+        self.max_levels = max_levels
 
     def input_for(self, value: Any) -> Any:
         """What the child is started on, for this step's input."""

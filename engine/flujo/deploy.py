@@ -69,8 +69,9 @@ def judge(registry: PipelineRegistry, head: RunHead) -> Verdict:
 
 
 def _parked(head: RunHead, why: str, there: RegisteredPipeline | None) -> Verdict:
-    back = f"register {head.pipeline} {head.version} as it was, then un-park the run."
-    return Verdict(Course.PARK, f"{why} The run is parked: {back}", there)
+    now, then = ("is parked", "un-park the run") if head.active else (f"stays {head.status.value}", "retry it")
+    back = f"register {head.pipeline} {head.version} as it was, then {then}."
+    return Verdict(Course.PARK, f"{why} The run {now}: {back}", there)
 
 
 def policy_of(registry: PipelineRegistry, head: RunHead) -> OnChange:

@@ -341,6 +341,12 @@ class ChildCancelled(FlujoError):
     code = "child_cancelled"
 
 
+class ChildTooDeep(FlujoError):
+    """The run is a child of so many others that it starts none itself. See whether the pipelines start one another."""
+
+    code = "child_too_deep"
+
+
 class StepLost(FlujoError):
     """The step's worker died or lost its lease too often. Find out why before retrying the run."""
 

@@ -12,22 +12,28 @@ from flujo import canonical, transitions, watch
 from flujo.batch import Transition
 from flujo.codec import isoformat
 from flujo.document import RunDocument
-from flujo.paths import is_top
+from flujo.paths import bare, is_top
 from flujo.records import RunHead, RunWait, Signal
+from flujo.redaction import Secrets
 from flujo.state.base import StateBackend
 from flujo.status import RunStatus, Wait, WaitStatus
 from flujo.transitions.kin import message_of
+from flujo.transitions.parking import is_parked
 
 _ID_LETTERS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a child ended; `output` is the canonical JSON of its last step's output."""
+    """How a child ended: the canonical JSON of its last step's output, and what of that its parent hides.
+
+    A parent that is told hides it at once: `secrets` is not in the JSON.
+    """
 
     status: RunStatus
     output: str
     error: str
+    secrets: str = ""
 
     def to_json(self) -> str:
         return canonical.dump({"status": self.status.value, "output": json.loads(self.output), "error": self.error})
@@ -48,6 +54,17 @@ def child_id(parent: RunHead, path: str, turn: int) -> str:
     return canonical.digest(canonical.dump(["child", parent.run_id, life, path, turn]))[:_ID_LETTERS]
 
 
+async def ancestry(backend: StateBackend, head: RunHead) -> list[RunHead]:
+    """A run behind those above it, the first of all first, as far as they are stored."""
+    line = [head]
+    while line[0].parent_run_id:
+        parent = await backend.head(line[0].parent_run_id)
+        if parent is None:
+            break
+        line.insert(0, parent)
+    return line
+
+
 def ending_of(document: RunDocument) -> Ending | None:
     """How a run ended; None while it is active."""
     head = document.head
@@ -56,7 +73,14 @@ def ending_of(document: RunDocument) -> Ending | None:
     last = [row for row in document.checkpoints() if is_top(row.path)]
     output = last[-1].output if head.status is RunStatus.COMPLETED and last else "null"
     error = f"{head.error_type}: {head.error_message}" if head.error_type else head.outcome or ""
-    return Ending(head.status, output, error)
+    marked = Secrets.of_text(head.secrets)
+    whole = bool(last) and marked.hides(last[-1].path)
+    secrets = Secrets(marked.keys, frozenset({bare(head.parent_path)} if whole else ()))
+    return Ending(head.status, output, error, secrets.to_text())
+
+
+DELETED = Ending(RunStatus.CANCELLED, "null", "it was deleted")
+"""How a child ended that is not there any more, and has told its parent nothing."""
 
 
 def tells(signal: Signal) -> bool:
@@ -89,6 +113,16 @@ async def disowned(backend: StateBackend, document: RunDocument, now: datetime) 
     return True
 
 
+async def miss(backend: StateBackend, document: RunDocument, now: datetime) -> None:
+    """Tell a run that waits for children which of them are not there: nobody else will, and it would wait for ever."""
+    if document.head is None or document.head.status is not RunStatus.PAUSED or is_parked(document.head):
+        return  # it may not have come to starting them
+    for wait in awaited(document):
+        if await backend.head(wait.name) is None:
+            gone = transitions.child_ended(wait.name, DELETED.to_json(), secrets="", now=now)
+            await backend.transact(document.run_id, gone)
+
+
 async def settle(backend: StateBackend, run_id: str, now: datetime) -> list[str]:
     """Tell those whom a run's end, or the end of its waits for children, concerns; the runs that were changed.
 
@@ -112,7 +146,8 @@ async def settle(backend: StateBackend, run_id: str, now: datetime) -> list[str]
 def _messages(document: RunDocument, head: RunHead, now: datetime) -> Iterator[tuple[str, Transition]]:
     ending = ending_of(document)
     if head.parent_run_id and ending is not None:
-        yield head.parent_run_id, transitions.child_ended(head.run_id, ending.to_json(), now=now)
+        text = ending.to_json()
+        yield head.parent_run_id, transitions.child_ended(head.run_id, text, secrets=ending.secrets, now=now)
     for wait in document.waits():
         if wait.kind is Wait.CHILD and wait.status is WaitStatus.CLOSED:
             yield wait.name, transitions.disown(now=now)

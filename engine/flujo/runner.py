@@ -20,6 +20,7 @@ from flujo.hold import Progress
 from flujo.human import HumanStep
 from flujo.lease import DEFAULT_LEASE
 from flujo.options import ActOptions, AnswerOptions, ForkOptions, RerunOptions, SignalOptions, StartOptions
+from flujo.past import past_result
 from flujo.registry import PipelineRegistry
 from flujo.result import PipelineResult, result_of
 from flujo.scope import Scope
@@ -105,7 +106,8 @@ class Flujo:
         asked for the run: under four eyes they may not decide on it.
 
         What an existing id does depends on its status: unfinished after a crash, it resumes from its last checkpoint;
-        paused or completed, its stored result comes back and nothing runs. The delay before a retry is no pause: it is
+        paused or completed, its stored result comes back and nothing runs; that of a version which is registered no
+        longer has plain JSON for its values. The delay before a retry is no pause: it is
         sat out here, however long, and survives a crash. Raises `RunConflict` when the id belongs to another pipeline
         or input, `RunIsLeased` naming a live worker, `RunFailed` (call `retry`), `RunCancelled`, `InvalidInput`,
         `CorruptState`.
@@ -120,7 +122,12 @@ class Flujo:
     async def _run(
         self, value: Any, context: dict[str, Any], facts: dict[str, Any], progress: Progress
     ) -> PipelineResult:
-        entry = await self._scope.entry_for(context["run_id"], whatever_version=bool(facts["idempotency_key"]))
+        key: str = facts["idempotency_key"]
+        document = await self._scope.stored(context["run_id"], whatever_version=bool(key))
+        past = None if document is None else past_result(self.registry, document, value, key)
+        if past is not None:
+            return past
+        entry = await self._scope.entry_for(document)
         new = new_run(entry, value, context, **facts)
         return await work.begin(self._scope, entry, new, progress)
 

@@ -59,15 +59,20 @@ class Scope:
             return entry
         return dataclasses.replace(entry, context_model=self.context_model)
 
-    async def entry_for(self, run_id: str, *, whatever_version: bool) -> RegisteredPipeline:
-        """The version that the scope names; without one, that of the stored run, and the newest for a new run."""
+    async def stored(self, run_id: str, *, whatever_version: bool) -> RunDocument | None:
+        """The run that a start means, where it does not mean a version: of this pipeline, or None."""
         if (whatever_version or self.pipeline_version in (None, LATEST)) and RUN_ID.fullmatch(str(run_id)):
             document = await self.backend.load(run_id)
-            head = document.head if document is not None else None
-            if document is not None and head is not None and head.pipeline == self.pipeline_name:
-                known = self.registry.has(head) or not head.active
-                return self.entry(head.version) if known else await self.own_code(document)
-        return self.entry(self.pipeline_version)
+            if document is not None and document.head is not None and document.head.pipeline == self.pipeline_name:
+                return document
+        return None
+
+    async def entry_for(self, document: RunDocument | None) -> RegisteredPipeline:
+        """The version of a stored run, and the one that the scope names, or the newest, for a new run."""
+        if document is None or document.head is None:
+            return self.entry(self.pipeline_version)
+        known = self.registry.has(document.head) or not document.head.active
+        return self.entry(document.head.version) if known else await self.own_code(document)
 
     async def own_code(self, document: RunDocument) -> RegisteredPipeline:
         """The code that an unfinished run goes on with. Where it is not registered the run's policy is followed.

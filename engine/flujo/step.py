@@ -203,6 +203,7 @@ class Step(Node):
         pipeline: str,
         version: str | None = None,
         start_on: Callable[[Any], Any] | None = None,
+        max_levels: int = 20,
     ) -> ChildStep:
         """Start a run of another registered pipeline, a child, and wait for its end, holding nothing meanwhile.
 
@@ -210,8 +211,11 @@ class Step(Node):
         function `start_on` makes of it. The output of its last step is this step's. A child that failed or was
         cancelled is this step's failure (`ChildFailed`, `ChildCancelled`); a retry of this run starts another child.
         When this run ends, or gives up the part that waits, its child is cancelled.
+
+        A child may start children in its turn; one more than `max_levels` below the first run is this step's failure
+        (`ChildTooDeep`).
         """
-        return ChildStep(name, pipeline, version, start_on)
+        return ChildStep(name, pipeline, version, start_on, max_levels)
 
     @staticmethod
     def fallback(name: str, primary: Node | Pipeline, backup: Node | Pipeline) -> Fallback:

@@ -153,6 +153,7 @@ async def _attend(scope: Scope, entry: RegisteredPipeline, document: RunDocument
     if not waits:
         return result_of(entry, document)
     await asyncio.gather(*[_execute_child(scope, wait.name) for wait in waits])
+    await kin.miss(scope.backend, document, scope.now)
     fresh = await scope.load(document.run_id)
     if fresh.head is not None and fresh.head.status is RunStatus.QUEUED:
         return await settled(scope, entry, fresh.head)
@@ -161,8 +162,9 @@ async def _attend(scope: Scope, entry: RegisteredPipeline, document: RunDocument
 
 async def _execute_child(scope: Scope, run_id: str) -> None:
     """Work on a child until it pauses or ends, as far as it can be here, and tell its parent."""
-    child = (await scope.load(run_id)).head
-    assert child is not None  # `load` returns no document without one
+    child = await scope.backend.head(run_id)
+    if child is None:
+        return  # it was deleted
     with suppress(RunIsLeased, IllegalTransition, PipelineNotFound, PipelineChanged):
         its_own = scope.around(child)
         await go_on(its_own, its_own.entry(child.version), child)

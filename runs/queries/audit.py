@@ -14,7 +14,7 @@ from django.http import QueryDict
 from django.utils import timezone
 from flujo.status import EventKind
 
-from runs import access
+from runs import access, words
 from runs.audit_words import RUN_EVENTS, SITE_EVENTS, EventWords, event_words, fact_label, summary
 from runs.filters import Chip
 from runs.models import AuditEvent, Run, SiteEvent, Tombstone
@@ -138,7 +138,7 @@ class EventRow:
     kind: str
     words: EventWords
     run_id: str
-    title: str
+    subject: str
     deleted: bool
     path: str
     summary: str
@@ -186,13 +186,20 @@ def page(user: access.User, asked: AuditFilter) -> AuditPage:
 
 def _rows(user: access.User, events: list[Any]) -> list[EventRow]:
     ids = {event.run_id for event in events if event.run_id}
-    titles = dict(Run.objects.filter(pk__in=ids).values_list("pk", "title"))
-    gone = dict(Tombstone.objects.filter(pk__in=ids - titles.keys()).values_list("pk", "title"))
+    stored = _subjects(Run.objects.filter(pk__in=ids))
+    gone = _subjects(Tombstone.objects.filter(pk__in=ids - stored.keys()))
     facts = facts_for(user, events)
     return [
-        _row(event, told, {**gone, **titles}.get(event.run_id, ""), deleted=event.run_id in gone)
+        _row(event, told, {**gone, **stored}.get(event.run_id, ""), deleted=event.run_id in gone)
         for event, told in zip(events, facts, strict=True)
     ]
+
+
+def _subjects(kept: QuerySet[Run] | QuerySet[Tombstone]) -> dict[str, str]:
+    """What each of these is called, by its id."""
+    return {
+        pk: words.subject(title, pipeline, pk) for pk, title, pipeline in kept.values_list("pk", "title", "pipeline")
+    }
 
 
 def facts_for(user: access.User, events: list[Any]) -> list[dict[str, Any]]:
@@ -218,7 +225,7 @@ def _without_values(facts: dict[str, Any]) -> dict[str, Any]:
     return {**facts, "edits": [{"pointer": edit["pointer"]} for edit in facts["edits"]]}
 
 
-def _row(event: AuditEvent | SiteEvent, data: dict[str, Any], title: str, *, deleted: bool) -> EventRow:
+def _row(event: AuditEvent | SiteEvent, data: dict[str, Any], subject: str, *, deleted: bool) -> EventRow:
     further = [name for name in data if name not in ("channel", "ip", "reason")]
     return EventRow(
         id=event.pk,
@@ -228,7 +235,7 @@ def _row(event: AuditEvent | SiteEvent, data: dict[str, Any], title: str, *, del
         kind=event.kind,
         words=event_words(event.kind),
         run_id=event.run_id,
-        title=title,
+        subject=subject,
         deleted=deleted,
         path=getattr(event, "path", ""),
         summary=summary(event.kind, data),

@@ -8,19 +8,21 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from django.utils import timezone
-from flujo.encryption import is_sealed
 from flujo.redaction import Secrets, given
 from flujo.status import EventKind, TaskStatus
-from flujo.transitions.votes import leading
 
 from runs import access, display
+from runs.encryption import Sealed
 from runs.models import AuditEvent, Decision, HumanTask, Run, Vote
 from runs.queries.payload import Payload, payload
-from runs.secrets import secrets_of, shown_text
+from runs.queries.votes import agreed
+from runs.secrets import secrets_of, shown_text, shown_value
+from runs.words import votes_words
 
 if TYPE_CHECKING:
     from runs.access import User
 
+UNREAD = "Nobody can decide on what cannot be read: this site lacks the key. Nothing is lost."
 HISTORY_WORDS: dict[str, str] = {
     EventKind.HUMAN_TASK_RAISED: "The run paused and asked",
     EventKind.DECISION_RECORDED: "Decided",
@@ -81,6 +83,7 @@ class RequestPage:
     """The page; `refusal` is the sentence that says why this user may not decide, "" when they may.
 
     `values_visible`: people who may neither decide nor see values get the question without what the run carries.
+    `agreed` is how many people gave the same answer so far.
     """
 
     task: HumanTask
@@ -94,6 +97,7 @@ class RequestPage:
     answers: list[Answer]
     history: list[Happening]
     votes: list[Ballot]
+    agreed: int
 
     @property
     def open(self) -> bool:
@@ -101,8 +105,21 @@ class RequestPage:
 
     @property
     def votes_words(self) -> str:
-        """`1 of 2`: how many people agree so far, and how many must."""
-        return f"{leading(json.dumps(vote.data, sort_keys=True) for vote in self.votes)} of {self.task.quorum}"
+        """How many people agree so far, and how many must."""
+        return votes_words(self.task.kind, self.agreed, self.task.quorum)
+
+    @property
+    def awaited(self) -> list[str]:
+        """The candidates who have not voted yet; all of them where votes differ, and so must change."""
+        voters = {vote.actor for vote in self.votes}
+        return [name for name in self.candidates if name not in voters] or self.candidates
+
+    @property
+    def missing_words(self) -> str:
+        """How many more people must vote, and for what."""
+        more = self.task.quorum - self.agreed
+        what = "approve" if self.task.kind == "bool" else "give the same answer"
+        return f"{more} more {'person' if more == 1 else 'people'} must {what}"
 
     @property
     def overdue(self) -> bool:
@@ -124,7 +141,7 @@ class RequestPage:
     def suggested(self) -> Any:
         """What an open form begins with: what this person, or else the first one, has voted for."""
         votes = [self.my_vote] if self.my_vote is not None else self.votes
-        return votes[0].data if votes else None
+        return None if not votes or isinstance(votes[0].data, Sealed) else votes[0].data
 
     @property
     def my_vote(self) -> Ballot | None:
@@ -139,6 +156,8 @@ class RequestPage:
     @property
     def verb(self) -> str:
         """What the positive button does."""
+        if self.task.quorum > 1 and self.task.kind != "bool":
+            return "Change your vote" if self.my_vote else "Vote for this answer"
         verb = {"bool": "Approve", "text": "Answer"}.get(self.task.kind, "Submit")
         return verb if self.task.quorum == 1 else f"Vote to {verb.lower()}"
 
@@ -147,7 +166,8 @@ class RequestPage:
         """When what the positive button promises happens."""
         if self.task.quorum == 1:
             return f"If you {self.verb.lower()}"
-        return f"When {self.task.quorum} people gave the same answer ({self.votes_words} so far)"
+        what = "approved" if self.task.kind == "bool" else "given the same answer"
+        return f"Once {self.task.quorum} people have {what}"
 
     @property
     def step(self) -> int:
@@ -173,19 +193,20 @@ class RequestPage:
 
 def request_page(user: User, task: HumanTask) -> RequestPage:
     """Everything the page of `task` shows to `user`, in a fixed number of queries."""
-    open_now, secrets = task.status == TaskStatus.OPEN, secrets_of(task.run)
+    secrets, votes = secrets_of(task.run), _votes(task)
     return RequestPage(
         task=task,
         run=task.run,
-        subject=task.run.title or task.run.pipeline,
+        subject=task.run.subject,
         evidence=payload(task.evidence, shown=sees_values(user, task), secrets=secrets, path=given(task.path)),
         schema=json.loads(task.schema) if task.schema else {},
         candidates=json.loads(task.candidates) if task.candidates else [],
-        refusal=(access.may_decide(user, task) or "") if open_now else "",
+        refusal=_refusal(user, task) if task.status == TaskStatus.OPEN else "",
         values_visible=sees_values(user, task),
         answers=[_answer(task, decision, secrets) for decision in Decision.objects.filter(run=task.run_id)],
         history=_history(task),
-        votes=_votes(user, task, secrets),
+        votes=[_ballot(user, vote, secrets) for vote in votes],
+        agreed=agreed(votes),
     )
 
 
@@ -194,9 +215,14 @@ def sees_values(user: User, task: HumanTask) -> bool:
     return access.may(user, "decide", task.run.pipeline) or access.may(user, "view_context", task.run.pipeline)
 
 
-def evidence_of(task: HumanTask) -> str | None:
-    """The evidence as JSON, without what is secret; None when no key here opens it."""
-    return None if is_sealed(task.evidence) else shown_text(task.evidence, secrets_of(task.run), given(task.path))
+def _refusal(user: User, task: HumanTask) -> str:
+    """Why somebody may not decide."""
+    return access.may_decide(user, task) or (UNREAD if isinstance(task.evidence, Sealed) else "")
+
+
+def evidence_of(task: HumanTask) -> str:
+    """The evidence as JSON, without what is secret, or that it is `Sealed`."""
+    return shown_text(task.evidence, secrets_of(task.run), given(task.path))
 
 
 def _answer(task: HumanTask, decision: Decision, secrets: Secrets) -> Answer:
@@ -208,19 +234,19 @@ def _answer(task: HumanTask, decision: Decision, secrets: Secrets) -> Answer:
         reason=decision.reason,
         channel=decision.channel,
         decided_at=decision.decided_at,
-        data=secrets.hide(json.loads(decision.data), decision.path) if decision.data else None,
+        data=shown_value(decision.data, secrets, decision.path) if decision.data else None,
     )
 
 
-def _votes(user: User, task: HumanTask, secrets: Secrets) -> list[Ballot]:
+def _votes(task: HumanTask) -> list[Vote]:
     if task.quorum == 1:
         return []
-    votes = Vote.objects.filter(run=task.run_id, path=task.path, generation=task.generation)
-    name = user.get_username()
-    return [
-        Ballot(v.actor, v.reason, v.voted_at, v.actor == name, secrets.hide(json.loads(v.data), task.path))
-        for v in votes
-    ]
+    return list(Vote.objects.filter(run=task.run_id, path=task.path, generation=task.generation))
+
+
+def _ballot(user: User, vote: Vote, secrets: Secrets) -> Ballot:
+    mine = vote.actor == user.get_username()
+    return Ballot(vote.actor, vote.reason, vote.voted_at, mine, shown_value(vote.data, secrets, vote.path))
 
 
 def _history(task: HumanTask) -> list[Happening]:

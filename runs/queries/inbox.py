@@ -15,12 +15,14 @@ from django.db.models import Case, Count, Exists, F, IntegerField, OuterRef, Q, 
 from django.db.models.functions import StrIndex
 from django.utils import timezone
 from flujo.status import TaskStatus
-from flujo.transitions.votes import OWN_RUN, leading
+from flujo.transitions.votes import OWN_RUN
 
 from runs import access, display
 from runs.inbox_filter import tomorrow
 from runs.models import Decision, HumanTask, Vote
 from runs.queries import keyset
+from runs.queries.votes import agreed
+from runs.words import votes_words
 
 if TYPE_CHECKING:
     from django_stubs_ext import WithAnnotations
@@ -210,7 +212,7 @@ def _rows(user: User, tasks: list[RankedTask], shown: frozenset[int]) -> list[In
     rows = []
     for task in tasks:
         question = (task.run_id, task.path, task.generation)
-        given = leading(vote.data for vote in votes.get(question, []))
+        given = agreed(votes.get(question, []))
         rows.append(_row(task, user, decisions.get(question), given, is_new=bool(shown) and task.pk not in shown))
     if not shown:
         return rows
@@ -231,7 +233,7 @@ def _row(task: RankedTask, user: User, decision: Decision | None, votes: int, *,
     run, rank = task.run, task.rank
     return InboxRow(
         task_id=task.pk,
-        subject=run.title or run.pipeline,
+        subject=run.subject,
         message=task.message,
         pipeline=run.pipeline,
         requester=run.requester,
@@ -250,7 +252,7 @@ def _row(task: RankedTask, user: User, decision: Decision | None, votes: int, *,
         closed_reason=task.closed_reason,
         due_at=task.due_at,
         escalated=task.escalated_at is not None,
-        votes=f"{votes} of {task.quorum}" if task.quorum > 1 else "",
+        votes=votes_words(task.kind, votes, task.quorum) if task.quorum > 1 else "",
         is_new=is_new,
     )
 

@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from flujo.encryption import is_sealed
 from flujo.redaction import Secrets
 
+from runs.encryption import Sealed
 from runs.secrets import shown_beginning, shown_text
 
 LARGE = 256 * 1024
@@ -20,8 +20,8 @@ CUT = 4_000
 class Payload:
     """`kind` is `tree`, `large`, `hidden`, `sealed` (no key here opens it) or `absent`.
 
-    `value` is set for a tree, `beginning` for a large one; `source` is the path of the step whose output it is, where
-    that can be downloaded.
+    `value` is a tree's, or what says which key is missing; `beginning` is set for a large one; `source` is the path of
+    the step whose output it is, where that can be downloaded.
     """
 
     kind: str
@@ -33,7 +33,6 @@ class Payload:
 
 HIDDEN = Payload("hidden")
 HIDDEN_ERROR = "Its message is hidden: errors quote the values they are about, which needs “view_context”."
-SEALED = Payload("sealed")
 ABSENT = Payload("absent")
 
 
@@ -48,8 +47,8 @@ def payload(
         return ABSENT
     if not shown:
         return HIDDEN
-    if is_sealed(text):
-        return SEALED
+    if isinstance(text, Sealed):
+        return Payload("sealed", value=text)
     if len(text) > LARGE:
         beginning = shown_beginning(text[:CUT], secrets, path)
         return Payload("large", beginning=beginning, size=len(text.encode()), source=source or "")

@@ -9,7 +9,7 @@ from flujo.status import ACTIVE, RunStatus, TaskStatus, WaitStatus
 
 from runs import access
 from runs.models import HumanTask, Run, RunWait
-from runs.queries.run_header import CANCELLING, RunHeader, header, is_parked, no_rerun, no_unpark, not_granted
+from runs.queries.run_header import RunHeader, header, is_parked, no_cancel, no_rerun, no_unpark, not_granted
 from runs.queries.run_list import is_stalled
 
 
@@ -26,10 +26,8 @@ def cancelling(user: access.User, run: Run) -> ActionPage:
     """What cancelling `run` does."""
     if run.status not in ACTIVE:
         why_not = f"The run is {run.status} already: there is nothing to cancel."
-    elif not access.may(user, "cancel", run.pipeline):
-        why_not = not_granted("cancel", run)
     else:
-        why_not = CANCELLING if run.cancel_requested else ""
+        why_not = not_granted(user, "cancel", run) or no_cancel(run)
     return ActionPage(header(user, run), _on_cancel(run), why_not)
 
 
@@ -52,7 +50,7 @@ def retrying(user: access.User, run: Run) -> ActionPage:
     if run.status != RunStatus.FAILED:
         why_not = f"The run is {run.status}: only a failed run can be retried."
     else:
-        why_not = "" if access.may(user, "retry", run.pipeline) else not_granted("retry", run)
+        why_not = not_granted(user, "retry", run)
     said = [
         f"Step {run.step_name} is tried again, with all its retries and the same idempotency key.",
         _kept(run.step_index),
@@ -69,14 +67,15 @@ def rerunning(user: access.User, run: Run) -> ActionPage:
     ]
     if run.status in ACTIVE:
         said.append(f"This run is {run.status}: it goes on beside the new one, unless you cancel it.")
-    return ActionPage(header(user, run), said, no_rerun(user, run))
+    return ActionPage(header(user, run), said, not_granted(user, "start", run) or no_rerun(run))
 
 
 def unparking(user: access.User, run: Run) -> ActionPage:
     """What un-parking `run` does."""
-    why_not = (
-        no_unpark(user, run) if is_parked(run) else f"The run is {run.status}: only a parked run can be un-parked."
-    )
+    if is_parked(run):
+        why_not = not_granted(user, "retry", run) or no_unpark(run)
+    else:
+        why_not = f"The run is {run.status}: only a parked run can be un-parked."
     said = [
         f"The run is queued at once and goes on before step {run.step_name} under {run.pipeline} {run.version}."
         if run.step_name
@@ -98,7 +97,7 @@ def signalling(user: access.User, run: Run, name: str) -> ActionPage:
     if run.status not in ACTIVE:
         why_not = f"The run is {run.status}: it takes no more signals."
     else:
-        why_not = "" if access.may(user, "signal", run.pipeline) else not_granted("signal", run)
+        why_not = not_granted(user, "signal", run)
     waits = RunWait.objects.filter(run=run, name=name, status=WaitStatus.OPEN).values_list("path", flat=True)
     said = [f"Step {path} takes the signal, and the run goes on." for path in waits[:1]] or [
         "No step waits for this signal now: it is kept, and the first step that waits for it takes it."

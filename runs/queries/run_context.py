@@ -9,6 +9,7 @@ from typing import Any
 from flujo.context import fold
 
 from runs import access
+from runs.encryption import Sealed
 from runs.models import Checkpoint, Run, RunInput
 from runs.queries.payload import HIDDEN, LARGE, Payload
 from runs.queries.run_header import RunHeader, header
@@ -36,7 +37,10 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class ContextPage:
-    """The context at `at`; `problem` is what could not be understood of the address."""
+    """The context at `at`; `problem` is what could not be understood of the address.
+
+    `hidden` stands in place of the fields where they are not shown.
+    """
 
     header: RunHeader
     moments: list[Moment]
@@ -46,19 +50,21 @@ class ContextPage:
     earlier: Moment | None
     later: Moment | None
     problem: str = ""
-    hidden: Payload = HIDDEN
+    hidden: Payload | None = None
 
 
 def page(user: access.User, run: Run, at: str) -> ContextPage:
     """The context when `at` top-level steps had been saved; an empty `at` is now."""
     head = header(user, run)
+    start = RunInput.objects.filter(run=run).values_list("context", flat=True).first()
     saved = list(Checkpoint.objects.filter(run=run).order_by("seq").values_list("position", "name", "context_changes"))
-    deltas = [(position, name, json.loads(text) if text else {}) for position, name, text in saved]
+    hidden = _hidden([start, *(text for _, _, text in saved)]) if head.shows_values else HIDDEN
+    deltas = [(position, name, _read(text)) for position, name, text in saved]
     moments = _moments(deltas)
     chosen = {str(moment.index): place for place, moment in enumerate(moments)}.get(at)
     place = len(moments) - 1 if chosen is None else chosen
     problem = "" if chosen is not None or not at else f"No step index “{at}” was saved. Shown is the newest, "
-    fields, dropped = _fields(run, deltas, moments[place].index) if head.shows_values else ([], [])
+    fields, dropped = ([], []) if hidden else _fields(run, _read(start), deltas, moments[place].index)
     return ContextPage(
         header=head,
         moments=moments,
@@ -68,7 +74,18 @@ def page(user: access.User, run: Run, at: str) -> ContextPage:
         earlier=moments[place - 1] if place else None,
         later=moments[place + 1] if place + 1 < len(moments) else None,
         problem=problem and f"{problem}{moments[place].index}.",
+        hidden=hidden,
     )
+
+
+def _hidden(texts: list[str | None]) -> Payload | None:
+    """What says that a part of the context is sealed: the others alone would add up to another one."""
+    return next((Payload("sealed", value=text) for text in texts if isinstance(text, Sealed)), None)
+
+
+def _read(text: str | None) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(text) if text and not isinstance(text, Sealed) else {}
+    return found
 
 
 Delta = tuple[int, str, dict[str, Any]]
@@ -88,10 +105,8 @@ def _touched(delta: dict[str, Any]) -> set[str]:
     return {name for part in delta.values() for name in part}
 
 
-def _fields(run: Run, deltas: list[Delta], at: int) -> tuple[list[Field], list[str]]:
+def _fields(run: Run, context: dict[str, Any], deltas: list[Delta], at: int) -> tuple[list[Field], list[str]]:
     """The fields at `at` in their order, each with what the last step did to it, and the fields it dropped."""
-    text = RunInput.objects.filter(run=run).values_list("context", flat=True).first()
-    context: dict[str, Any] = json.loads(text or "{}")
     touched: set[str] = set()
     for position, _, delta in deltas:
         if position < at - 1:

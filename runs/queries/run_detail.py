@@ -14,6 +14,7 @@ from flujo.status import EventKind, Outcome, RunStatus, TaskStatus, Wait
 
 from runs import access
 from runs.display import run_badge
+from runs.encryption import Sealed
 from runs.models import Attempt, AuditEvent, Checkpoint, HumanTask, Run, RunInput
 from runs.queries.payload import ABSENT, HIDDEN_ERROR, Payload, payload
 from runs.queries.run_header import RunHeader, header
@@ -167,7 +168,7 @@ def _result(run: Run, *, shown: bool) -> Payload:
 def _error(run: Run, failed: Attempt | None, *, shown: bool) -> ErrorCard | None:
     if run.status != RunStatus.FAILED:
         return None
-    traceback = failed.traceback if failed else ""
+    traceback = traceback_of(failed) if failed else ""
     frame, line = last_own_frame(traceback)
     return ErrorCard(
         type=run.error_type,
@@ -178,6 +179,11 @@ def _error(run: Run, failed: Attempt | None, *, shown: bool) -> ErrorCard | None
         line=line,
         traceback=traceback if shown else "",
     )
+
+
+def traceback_of(attempt: Attempt) -> str:
+    """The traceback of an attempt that failed; "" where it is sealed, which its message says already."""
+    return "" if isinstance(attempt.traceback, Sealed) else attempt.traceback
 
 
 def last_own_frame(traceback: str) -> tuple[str, str]:

@@ -9,13 +9,13 @@ from typing import Any
 from flujo import lineage
 from flujo.context import Fields
 from flujo.document import RunDocument
-from flujo.errors import IllegalTransition
+from flujo.errors import IllegalTransition, KeyMissing
 from flujo.redaction import Secrets
 from flujo.status import ACTIVE
 
 from runs import access
 from runs.models import Run
-from runs.queries.run_header import RunHeader, header, no_fork
+from runs.queries.run_header import RunHeader, header, no_fork, not_granted
 from runs.registry import registry
 from runs.secrets import secrets_of
 from runs.state_backend import DjangoBackend
@@ -49,10 +49,13 @@ class ForkPage:
 
 def page(user: access.User, run: Run, step: str) -> ForkPage:
     """The page of `run` for `user`, with `step` chosen."""
-    head = header(user, run)
-    document = DjangoBackend().load_now(run.pk) if head.known else None
+    head, why_not = header(user, run), not_granted(user, "fork", run) or no_fork(run)
+    try:
+        document = DjangoBackend().load_now(run.pk) if head.known else None
+    except KeyMissing as error:
+        return ForkPage(head, [], "", why_not or error.message)
     if document is None:
-        return ForkPage(head, [], "", no_fork(user, run))
+        return ForkPage(head, [], "", why_not)
     entry = registry.get(run.pipeline, run.version)
     names = [node.name for node in entry.pipeline.nodes]
     steps = [
@@ -62,14 +65,14 @@ def page(user: access.User, run: Run, step: str) -> ForkPage:
     chosen = next((found for found in steps if found.name == step), None)
     if chosen is None or chosen.why_not:
         said = chosen.why_not if chosen else f"This run has no step “{step}”." if step else ""
-        return ForkPage(head, steps, "", no_fork(user, run), problem=said)
+        return ForkPage(head, steps, "", why_not, problem=said)
     shown, before = head.shows_values, lineage.context_before(document, chosen.number - 1)
     kept = _not_edited(before, secrets_of(run), lineage.secret_fields(entry.context_model))
     return ForkPage(
         header=head,
         steps=steps,
         step=step,
-        why_not=no_fork(user, run),
+        why_not=why_not,
         consequences=_consequences(run, document, names, chosen.number - 1),
         before=_without(before, kept) if shown else {},
         schema=_schema(entry.secrets.mark(entry.context_model.model_json_schema()), kept) if shown else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from django.utils import timezone
@@ -15,20 +15,28 @@ from runs.models import Run
 from runs.queries.run_list import is_stalled, state_word
 from runs.queries.step_reports import newest_report
 from runs.registry import registry
+from runs.words import joined
 
 CANCELLING = "Cancelling is under way: the run stops at its next safe point."
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """Something to do with the run; `why_not` is the sentence that stands where it can't be done."""
+    """Something to do with the run, for who is granted `verb`; `why_not` says what is in the way of it."""
 
     label: str
     icon: str
     url_name: str
+    verb: str
+    why_not: str = ""
     danger: bool = False
     quiet: bool = False
-    why_not: str = ""
+    granted: bool = True
+
+    @property
+    def word(self) -> str:
+        """What is done, inside a sentence."""
+        return self.label.partition(" ")[0].lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +56,22 @@ class RunHeader:
 
     @property
     def subject(self) -> str:
-        """What people call the run: its title, else its id."""
-        return self.run.title or self.run.run_id
+        """What pages call the run."""
+        return self.run.subject
+
+    @property
+    def withheld(self) -> str:
+        """What the reader may do and who decides about the rest; "" when they may do everything that is offered."""
+        words = {granted: [each.word for each in self.actions if each.granted is granted] for granted in (True, False)}
+        if not words[False]:
+            return ""
+        may, rest = joined(["see", *words[True]], "and"), joined(words[False], "or")
+        return f"You may {may} this run; an administrator decides who may {rest} runs of {self.run.pipeline}."
 
 
 def header(user: access.User, run: Run) -> RunHeader:
     """The header of `run` for `user`."""
-    now = timezone.now()
+    now, granted = timezone.now(), access.verbs_on(user, run.pipeline)
     stalled = is_stalled(run, now)
     end = run.finished_at or now
     return RunHeader(
@@ -65,8 +82,8 @@ def header(user: access.User, run: Run) -> RunHeader:
         stalled=stalled,
         seconds=(end - run.started_at).total_seconds() if run.started_at else None,
         tags=json.loads(run.tags),
-        actions=_actions(user, run),
-        shows_values=access.may(user, "view_context", run.pipeline),
+        actions=[replace(action, granted=action.verb in granted) for action in _actions(run)],
+        shows_values="view_context" in granted,
         known=_known(run),
     )
 
@@ -76,39 +93,34 @@ def rev(run: Run) -> str:
     return f"{run.seq}{newest_report(run)}{'s' if is_stalled(run, timezone.now()) else ''}"
 
 
-def _actions(user: access.User, run: Run) -> list[Action]:
+def _actions(run: Run) -> list[Action]:
+    """What can be done with a run in this state, by who is granted it."""
     actions = []
     if run.status == RunStatus.FAILED:
-        why_not = "" if access.may(user, "retry", run.pipeline) else not_granted("retry", run)
-        actions.append(Action("Retry", "arrow-path", "runs:run_retry", why_not=why_not))
+        actions.append(Action("Retry", "arrow-path", "runs:run_retry", "retry"))
     if is_parked(run):
-        actions.append(Action("Un-park", "play-circle", "runs:run_unpark", why_not=no_unpark(user, run)))
-    actions.append(Action("Rerun", "arrow-uturn-left", "runs:run_rerun", quiet=True, why_not=no_rerun(user, run)))
-    actions.append(Action("Fork", "share", "runs:run_fork", quiet=True, why_not=no_fork(user, run)))
+        actions.append(Action("Un-park", "play-circle", "runs:run_unpark", "retry", no_unpark(run)))
+    actions.append(Action("Rerun", "arrow-uturn-left", "runs:run_rerun", "start", no_rerun(run), quiet=True))
+    actions.append(Action("Fork", "share", "runs:run_fork", "fork", no_fork(run), quiet=True))
     if run.status in ACTIVE:
-        actions.append(Action("Cancel run", "x-mark", "runs:run_cancel", danger=True, why_not=_no_cancel(user, run)))
+        actions.append(Action("Cancel run", "x-mark", "runs:run_cancel", "cancel", no_cancel(run), danger=True))
     return actions
 
 
-def no_rerun(user: access.User, run: Run) -> str:
-    """Why a run cannot be rerun; "" when it can."""
-    if not access.may(user, "start", run.pipeline):
-        return not_granted("start", run)
+def no_rerun(run: Run) -> str:
+    """What is in the way of a rerun."""
     return "" if registry.versions(run.pipeline) else f"No version of {run.pipeline} is registered here."
 
 
-def no_fork(user: access.User, run: Run) -> str:
-    """Why a run cannot be forked; "" when it can."""
-    if not access.may(user, "fork", run.pipeline):
-        return not_granted("fork", run)
-    if not _known(run):
-        return f"Only the code that started a run can fork it, and {run.pipeline} {run.version} is not here as it was."
-    return ""
+def no_fork(run: Run) -> str:
+    """What is in the way of a fork."""
+    if _known(run):
+        return ""
+    return f"Only the code that started a run can fork it, and {run.pipeline} {run.version} is not here as it was."
 
 
-def _no_cancel(user: access.User, run: Run) -> str:
-    if not access.may(user, "cancel", run.pipeline):
-        return not_granted("cancel", run)
+def no_cancel(run: Run) -> str:
+    """What is in the way of cancelling an active run."""
     return CANCELLING if run.cancel_requested else ""
 
 
@@ -117,17 +129,17 @@ def is_parked(run: Run) -> bool:
     return run.status == RunStatus.PAUSED and run.wait == Wait.OPERATOR
 
 
-def no_unpark(user: access.User, run: Run) -> str:
-    """Why a parked run cannot go on yet; "" when it can."""
-    if not access.may(user, "retry", run.pipeline):
-        return not_granted("retry", run)
-    if not _known(run):
-        return f"To un-park it, first deploy {run.pipeline} {run.version} with the fingerprint {run.fingerprint[:12]}."
-    return ""
+def no_unpark(run: Run) -> str:
+    """What is in the way of un-parking a parked run."""
+    if _known(run):
+        return ""
+    return f"To un-park it, first deploy {run.pipeline} {run.version} with the fingerprint {run.fingerprint[:12]}."
 
 
-def not_granted(verb: str, run: Run) -> str:
-    """Why an action is not offered."""
+def not_granted(user: access.User, verb: str, run: Run) -> str:
+    """The sentence for who may not do `verb`; "" for who may."""
+    if access.may(user, verb, run.pipeline):
+        return ""
     return f"You may not {verb} runs of {run.pipeline}. An administrator can grant your group “{verb}” on it."
 
 

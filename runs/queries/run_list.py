@@ -39,6 +39,7 @@ class RunRow:
     """One line of the list."""
 
     run_id: str
+    subject: str
     title: str
     status: str
     wait: str | None
@@ -171,6 +172,7 @@ def _row(run: Run, tasks: list[HumanTask], waits: list[WaitLine], now: datetime)
     started, finished = run.started_at, run.finished_at or now
     return RunRow(
         run_id=run.run_id,
+        subject=run.subject,
         title=run.title,
         status=run.status,
         wait=run.wait,

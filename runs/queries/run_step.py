@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from django.http import Http404
-from flujo.encryption import is_sealed
 from flujo.errors import PipelineNotFound
 from flujo.redaction import given
 from flujo.status import Wait, WaitStatus
@@ -16,7 +15,7 @@ from runs import access
 from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run, RunInput, RunWait, StepReport
 from runs.queries import step_reports
 from runs.queries.payload import HIDDEN_ERROR, Payload, payload
-from runs.queries.run_detail import last_own_frame, shape_of
+from runs.queries.run_detail import last_own_frame, shape_of, traceback_of
 from runs.queries.run_header import RunHeader, header
 from runs.queries.step_reports import Log, ProgressLine, progress_of
 from runs.queries.waits import WaitLine, line_of
@@ -132,9 +131,9 @@ def page(user: access.User, run: Run, path: str, *, attempt: int = 0) -> StepPag
 
 
 def output_of(run: Run, path: str) -> str | None:
-    """The output of a step as JSON, without what is secret; None when none is saved, or no key here opens it."""
+    """The output of a step as JSON, without what is secret, or that it is `Sealed`; None when none is saved."""
     saved = Checkpoint.objects.filter(run=run, path=path).first()
-    return None if saved is None or is_sealed(saved.output) else shown_text(saved.output, secrets_of(run), path)
+    return None if saved is None else shown_text(saved.output, secrets_of(run), path)
 
 
 def log_of(run: Run, path: str, *, attempt: int, after: int, shown: bool) -> Log | None:
@@ -164,6 +163,7 @@ def _attempt(
 ) -> AttemptRow:
     made_it = saved is not None and saved.attempt == attempt.number
     finished = saved.finished_at if saved and made_it else attempt.finished_at
+    traceback = traceback_of(attempt)
     in_progress = "stalled" if head.stalled else run.status if run.active else "lost"
     return AttemptRow(
         number=attempt.number,
@@ -172,8 +172,8 @@ def _attempt(
         seconds=((finished or head.now) - attempt.started_at).total_seconds(),
         error_type=attempt.error_type,
         error_message=attempt.error_message if head.shows_values else HIDDEN_ERROR,
-        frame=last_own_frame(attempt.traceback)[0],
-        traceback=attempt.traceback if head.shows_values else "",
+        frame=last_own_frame(traceback)[0],
+        traceback=traceback if head.shows_values else "",
         progress=progress_of(report, shown=head.shows_values),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
@@ -312,7 +311,7 @@ def _state_of_question(task: HumanTask, decision: Decision | None) -> str:
     if decision.outcome == DecisionOutcome.REJECTED:
         return str(decision.outcome)
     if task.kind == "bool":
-        return DecisionOutcome.APPROVED if json.loads(decision.data) is not False else "answered"
+        return DecisionOutcome.APPROVED if decision.data != "false" else "answered"
     return "answered"
 
 

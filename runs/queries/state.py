@@ -61,7 +61,7 @@ class Sample:
     """One run of a preview."""
 
     run_id: str
-    title: str
+    subject: str
     pipeline: str
     status: str
     wait: str | None
@@ -171,7 +171,7 @@ def pipeline_names(user: access.User) -> list[str]:
 def samples_of(runs: Sequence[Run]) -> list[Sample]:
     """The first runs, as a preview shows them."""
     return [
-        Sample(run.pk, run.title, run.pipeline, run.status, run.wait, run.outcome, run.updated_at)
+        Sample(run.pk, run.subject, run.pipeline, run.status, run.wait, run.outcome, run.updated_at)
         for run in runs[:SHOWN]
     ]
 

@@ -11,6 +11,7 @@ from typing import Any
 from django.db.models import Max
 from flujo.status import RunStatus
 
+from runs.encryption import Sealed
 from runs.models import Attempt, Checkpoint, LogChunk, Run, StepReport
 
 TONES = {"WARNING": "stalled", "ERROR": "failed", "CRITICAL": "failed"}
@@ -118,7 +119,7 @@ def log(
     return Log(
         path=path,
         attempt=chosen,
-        lines=[_line(line) for chunk in chunks for line in json.loads(chunk.lines)],
+        lines=[line for chunk in chunks for line in _lines(chunk)],
         dropped=report.log_dropped if report else 0,
         hidden=not shown,
         follows=works and chosen == newest.number,
@@ -128,6 +129,12 @@ def log(
         number=report.number if report else 0,
         progress=progress_of(report, shown=shown),
     )
+
+
+def _lines(chunk: LogChunk) -> list[LogLine]:
+    if isinstance(chunk.lines, Sealed):
+        return [LogLine(chunk.written_at, "", "", "", chunk.lines, [])]
+    return [_line(line) for line in json.loads(chunk.lines)]
 
 
 def _line(stored: dict[str, Any]) -> LogLine:

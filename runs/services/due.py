@@ -10,12 +10,13 @@ from flujo import transitions
 from flujo.admission import run_id_for
 from flujo.clock import SystemClock
 from flujo.codec import isoformat
-from flujo.errors import InvalidInput, RunConflict
+from flujo.errors import InvalidInput, KeyMissing, RunConflict
 from flujo.registry import PipelineRegistry
 from flujo.start import new_run
 from flujo.status import ACTIVE
 
 from runs import dispatch
+from runs.encryption import Sealed
 from runs.models import Run, Schedule
 from runs.registry import registry as site_registry
 from runs.services import site_audit
@@ -43,7 +44,7 @@ def _start(schedule: Schedule, now: datetime, registry: PipelineRegistry) -> str
         next_at = schedule.recurrence.after(now)
         with transaction.atomic():
             return _start_or_skip(schedule, now, registry) if _take(schedule, next_at) else None
-    except (InvalidInput, RunConflict) as error:  # at once it would fail the same way
+    except (InvalidInput, KeyMissing, RunConflict) as error:  # at once it would fail the same way
         with transaction.atomic():
             if _take(schedule, next_at):
                 Schedule.objects.filter(pk=schedule.pk).update(problem=error.message)
@@ -63,6 +64,8 @@ def _start_or_skip(schedule: Schedule, now: datetime, registry: PipelineRegistry
     if schedule.skips_while_active and Run.objects.filter(pk=schedule.last_run_id, status__in=ACTIVE).exists():
         stored.update(skipped_at=schedule.next_at)
         return None
+    if isinstance(schedule.input, Sealed):
+        raise KeyMissing(f"{schedule.input}.")
     due_at = isoformat(schedule.next_at)
     key = f"schedule {schedule.pk} at {due_at}"
     entry = registry.get(schedule.pipeline)

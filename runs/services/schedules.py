@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from django.db import transaction
 from django.utils import timezone
 from flujo import canonical
-from flujo.errors import InvalidInput, NotAllowed
+from flujo.errors import InvalidInput, KeyMissing, NotAllowed
 
 from runs import access
+from runs.encryption import Sealed
 from runs.models import Schedule
 from runs.registry import registry
 from runs.services import site_audit
@@ -38,7 +39,8 @@ class Terms:
 def save(*, actor: access.User, pipeline: str, schedule: Schedule | None, terms: Terms, origin: Origin) -> Schedule:
     """Make a schedule, or change one; it is next due at its first instant from now.
 
-    Raises `NotAllowed`, `PipelineNotFound`, and `InvalidInput`, whose details name the `field` or pydantic's `errors`.
+    An input that no key here opens stays as it is. Raises `NotAllowed`, `PipelineNotFound`, `KeyMissing`, and
+    `InvalidInput`, whose details name the `field` or pydantic's `errors`.
     """
     now = timezone.now()
     with _allowed(actor, pipeline, origin):
@@ -80,20 +82,24 @@ def _set(schedule: Schedule, terms: Terms, now: datetime) -> None:
         raise InvalidInput("Give either a cron expression or an interval.", field="cron")
     if schedule.every != terms.every:
         schedule.anchor = now
+    if isinstance(schedule.input, Sealed) and schedule.name != terms.name:
+        raise KeyMissing(f"Its name cannot change now. Its input: {schedule.input}.", field="name")
     schedule.name, schedule.enabled, schedule.updated_at = terms.name, terms.enabled, now
     schedule.cron, schedule.zone, schedule.every = terms.cron, terms.zone, terms.every
     schedule.skips_while_active = terms.skips_while_active
-    schedule.input = registry.get(schedule.pipeline).encode_input(terms.data)
+    if not isinstance(schedule.input, Sealed):
+        schedule.input = registry.get(schedule.pipeline).encode_input(terms.data)
     schedule.problem = ""
 
 
 def _facts(schedule: Schedule) -> dict[str, Any]:
+    sealed = isinstance(schedule.input, Sealed)
     return {
         "name": schedule.name,
         "when": schedule.when,
         "enabled": schedule.enabled,
         "skips_while_active": schedule.skips_while_active,
-        "input_digest": canonical.digest(schedule.input),
+        "input_digest": "" if sealed else canonical.digest(schedule.input),
     }
 
 

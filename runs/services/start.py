@@ -9,8 +9,10 @@ from django.db import transaction
 from django.utils import timezone
 from flujo import transitions
 from flujo.admission import run_id_for
+from flujo.batch import required
 from flujo.clock import SystemClock
 from flujo.errors import NotAllowed
+from flujo.past import check_same_input
 from flujo.start import new_run
 
 from runs import access, dispatch
@@ -47,8 +49,11 @@ def start(
         with transaction.atomic():
             access.require(actor, "start", pipeline)
             run_id = run_id_for(pipeline, idempotency_key, run_id, SystemClock())
+            begun = _version_begun(run_id) if idempotency_key else None
+            if begun is not None and begun not in registry.versions(pipeline):
+                return _past(run_id, data, idempotency_key or "")
             new = new_run(
-                registry.get(pipeline, (_begun_by(pipeline, run_id) if idempotency_key else None) or version),
+                registry.get(pipeline, begun or version),
                 data,
                 {"run_id": run_id},
                 title=title,
@@ -67,7 +72,14 @@ def start(
         raise
 
 
-def _begun_by(pipeline: str, run_id: str) -> str | None:
-    """The version by which the run of a key was begun, if it is still here: its input is read as that one read it."""
-    begun = Run.objects.filter(pk=run_id).values_list("version", flat=True).first()
-    return begun if begun in registry.versions(pipeline) else None
+def _version_begun(run_id: str) -> str | None:
+    """The version by which the run of a key was begun: its input is read as that one read it."""
+    return Run.objects.filter(pk=run_id).values_list("version", flat=True).first()
+
+
+def _past(run_id: str, data: Any, key: str) -> Run:
+    """The run of a key whose version is registered no longer. Raises `IdempotencyConflict`."""
+    document = DjangoBackend().load_now(run_id)
+    assert document is not None  # it is there, in this transaction
+    check_same_input(registry, document, required(document), data, key)
+    return Run.objects.get(pk=run_id)

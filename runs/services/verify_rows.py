@@ -10,12 +10,11 @@ from typing import Any
 
 from django.db.models import Exists, Max, OuterRef, QuerySet
 from flujo.canonical import digest
-from flujo.encryption import is_sealed
 from flujo.state.artefacts import digest_in
 from flujo.status import EventKind
 
 from runs.artefacts import as_stored
-from runs.encryption import Opened, unread
+from runs.encryption import Sealed, unread
 from runs.models import Artefact, AuditEvent, Checkpoint, Decision, Run, Vote
 
 AT_ONCE = 500
@@ -109,8 +108,7 @@ def _vote_problems(votes: list[Row]) -> Iterator[Problem]:
 
 def _is_another(text: str, noted: str | None) -> bool:
     """Whether a value is not the one whose digest was noted; one that no key here opens is not compared."""
-    closed = is_sealed(text) and not isinstance(text, Opened)
-    return noted is not None and not closed and noted != (digest_in(text) or digest(text))
+    return noted is not None and not isinstance(text, Sealed) and noted != (digest_in(text) or digest(text))
 
 
 def _with(rows: QuerySet[Any], field: str) -> QuerySet[Any]:

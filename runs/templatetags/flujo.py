@@ -12,13 +12,11 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from heroicons.templatetags.heroicons import heroicon_mini
 
-from runs import display
+from runs import display, words
 from runs import json_tree as json_trees
 from runs.words import ago_words, due_words, duration_words, for_words
 
 register = template.Library()
-
-SHORT_ID_LENGTH = 13
 
 
 def _badge(badge: display.Badge) -> SafeString:
@@ -116,9 +114,8 @@ def duration(seconds: float | None) -> SafeString | str:
 
 @register.simple_tag
 def short_id(run_id: str) -> SafeString:
-    """A run id cut to its two ends; the whole id in the title."""
-    shown = run_id if len(run_id) <= SHORT_ID_LENGTH else f"{run_id[:8]}…{run_id[-4:]}"
-    return format_html('<code class="short-id" title="{}">{}</code>', run_id, shown)
+    """A run id, a long one cut to its two ends; the whole id in the title."""
+    return format_html('<code class="short-id" title="{}">{}</code>', run_id, words.short_id(run_id))
 
 
 @lru_cache(maxsize=64)

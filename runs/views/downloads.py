@@ -8,6 +8,7 @@ from django.views.decorators.cache import cache_control
 from django.views.decorators.http import require_safe
 
 from runs import access
+from runs.encryption import Sealed
 from runs.models import Run
 from runs.queries import human_task, run_step
 from runs.views.run import with_run
@@ -36,7 +37,9 @@ def evidence(request: HttpRequest, task_id: int) -> HttpResponse:
 
 
 def _file(name: str, text: str) -> HttpResponse:
-    """JSON as a file that no browser opens as a page."""
+    """JSON as a file that no browser opens as a page; where it is sealed, 409 and the sentence that says so."""
+    if isinstance(text, Sealed):
+        return HttpResponse(text, status=409, content_type="text/plain; charset=utf-8")
     disposition = content_disposition_header(as_attachment=True, filename=f"{name.replace('/', '-')}.json")
     headers = {
         "Content-Disposition": disposition or "attachment",

@@ -39,6 +39,7 @@ STATUS = {
     "invalid_run_id": 422,
     "unstorable_value": 422,
     "ambiguous_answer": 409,
+    "key_missing": 409,
     "backend_error": 503,
     "backend_busy": 503,
     "outcome_unknown": 503,

@@ -121,10 +121,7 @@ def _after(request: HttpRequest, task: HumanTask) -> HttpResponse:
 
 
 def _voted(page: RequestPage) -> str:
-    return (
-        f"Your vote is recorded: {page.votes_words}. The run goes on when {page.task.quorum} people gave the same "
-        "answer. Until then you may change yours."
-    )
+    return f"Your vote is recorded: {page.votes_words}."
 
 
 def _done(request: HttpRequest, page: RequestPage, outcome: DecisionOutcome) -> SafeString:

@@ -66,10 +66,10 @@ document.addEventListener("keydown", (event) => {
   const form = event.target.closest("form");
   const approve = form?.querySelector("[data-key-approve]:enabled");
   const reject = form?.querySelector("[name=outcome][value=rejected]:enabled");
-  if (!approve) return;
+  if (!approve && !reject) return;
   event.preventDefault();
   if (form.dataset.means === "rejected" && reject) reject.click(); // htmx sends the button that was clicked
-  else if (event.target.matches("[data-key-reject]")) approve.focus();
+  else if (!approve || event.target.matches("[data-key-reject]")) (approve ?? reject).focus();
   else approve.click();
 });
 

@@ -2,74 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import pytest
-from flujo import Flujo, Pipeline, PipelineRegistry, Step, kin, step, transitions
-from flujo.batch import Batch, RunView, Transition
+from flujo import Step, kin, step, transitions
 from flujo.errors import IllegalTransition, InvalidInput, MigrationRefused, PipelineDefinitionError, RunCancelled
 from flujo.migration import plan
 from flujo.node import Node
-from flujo.records import RunHead
 from flujo.result import PipelineResult
-from flujo.start import new_run
 from flujo.state.base import StateBackend
 from flujo.status import RunStatus, Wait
-from flujo.testing import FakeClock, FaultyBackend, crash_points
+from flujo.testing import FakeClock, crash_points
 
+from tests.engine.family import (
+    ASK,
+    CHILD,
+    Between,
+    add_one,
+    broken,
+    child_of,
+    counting,
+    flujo,
+    minus_one,
+    of,
+    queue_parent,
+    work,
+)
 from tests.engine.making import Crash, Ledger, bury_holder, document_of, head_of, kinds_of
 from tests.engine.stores import Store, make_store
-
-ASK = Step.human_in_the_loop("ask", message_for_user="?", input_schema=int)
-
-
-def flujo(backend: StateBackend, clock: FakeClock | None = None, /, **pipelines: Node | Pipeline) -> Flujo:
-    """A runner of `parent` in a registry of all of these."""
-    registry = PipelineRegistry()
-    for name, pipeline in pipelines.items():
-        registry.register(pipeline, name=name, version="1.0.0")
-    return Flujo(registry=registry, pipeline_name="parent", state_backend=backend, clock=clock)
-
-
-def of(runner: Flujo, name: str) -> Flujo:
-    """The same for another pipeline."""
-    return Flujo(registry=runner.registry, pipeline_name=name, state_backend=runner.backend, clock=runner.clock)
-
-
-def counting(ledger: Ledger) -> Any:
-    @step
-    async def double(value: int) -> int:
-        ledger.add("double")
-        return 2 * value
-
-    return double
-
-
-@step
-async def add_one(value: int) -> int:
-    return value + 1
-
-
-@step
-async def minus_one(value: int) -> int:
-    return value - 1
-
-
-@step
-async def broken(value: int) -> int:
-    raise ValueError("The total is wrong.")
-
-
-CHILD = Step.run_pipeline("bill", pipeline="child", start_on=lambda value: value + 10)
-
-
-async def child_of(runner: Flujo, run_id: str = "p", path: str = "bill") -> str:
-    """The id of the child that the run waits for."""
-    (wait,) = [wait for wait in (await document_of(runner.backend, run_id)).open_waits() if wait.path == path]
-    return wait.name
 
 
 async def test_output_of_the_child_is_that_of_its_step(backend: StateBackend, ledger: Ledger) -> None:
@@ -148,31 +109,6 @@ async def test_retry_takes_the_child_of_the_round_before_if_it_was_retried_and_c
     assert (await of(runner, "child").retry_async(child_id)).status is RunStatus.COMPLETED
     assert (await runner.retry_async("p")).output == 11
     assert ledger == {"flaky": 2}
-
-
-async def test_retry_takes_what_a_child_gave_that_was_deleted_since(built_in: Store, ledger: Ledger) -> None:
-    @step
-    async def beside(value: int) -> int:
-        ledger.add("beside")
-        if ledger["beside"] == 1:
-            for _ in range(500):
-                waits = (await document_of(runner.backend, "p")).open_waits()
-                if waits and await runner.backend.load(waits[0].name) is not None:
-                    break
-                await asyncio.sleep(0.01)
-            await work(runner, "child", waits[0].name)
-            raise ValueError("not yet")
-        return value
-
-    both = Step.parallel("both", {"bill": CHILD, "beside": beside})
-    runner = flujo(built_in.backend, parent=both, child=counting(ledger))
-    await queue_parent(runner)
-    await work(runner, "parent", "p")
-    (wait,) = (await document_of(runner.backend, "p")).waits()
-    await kin.settle(runner.backend, wait.name, runner.clock.now())
-    await runner.backend.transact(wait.name, transitions.purge(actor="", reason="", now=runner.clock.now(), facts={}))
-    done = await runner.retry_async("p")
-    assert (done.status, ledger["double"]) == (RunStatus.COMPLETED, 1)
 
 
 async def test_cancelled_parent_cancels_its_child_and_grandchild(backend: StateBackend) -> None:
@@ -264,16 +200,6 @@ async def test_a_crash_at_any_write_of_a_cancellation_leaves_no_child_behind(tmp
 # Workers: children are queued, and parents are woken by what is stored
 
 
-async def work(runner: Flujo, name: str, run_id: str) -> None:
-    await of(runner, name).continue_async(run_id)
-
-
-async def queue_parent(runner: Flujo) -> None:
-    entry = runner.registry.get("parent")
-    new = new_run(entry, 1, {"run_id": "p"})
-    await runner.backend.transact("p", transitions.start(new, now=runner.clock.now(), claim=None, facts={}))
-
-
 async def test_worker_leaves_the_child_to_any_worker_and_is_woken_when_it_ends(built_in: Store) -> None:
     runner = flujo(built_in.backend, parent=CHILD >> add_one, child=add_one)
     await queue_parent(runner)
@@ -322,21 +248,6 @@ async def test_no_signal_passes_for_the_end_of_a_child(built_in: Store) -> None:
     assert (await head_of(built_in.backend, "p")).status is RunStatus.QUEUED
 
 
-class Between(FaultyBackend):
-    """A backend that lets `other` happen once, before the first write to a run that `matches` names."""
-
-    def __init__(self, inner: StateBackend, matches: Callable[[str, str], bool], other: Callable[[], Any]) -> None:
-        super().__init__(inner)
-        self.matches = matches
-        self.other: Callable[[], Any] | None = other
-
-    async def transact(self, run_id: str, transition: Transition, *, known: RunHead | None = None) -> Batch:
-        if self.other is not None and self.matches(run_id, getattr(transition, "__qualname__", "")):
-            other, self.other = self.other, None
-            await other()
-        return await super().transact(run_id, transition, known=known)
-
-
 async def test_child_that_ends_before_its_parent_pauses_is_not_missed(built_in: Store) -> None:
     runner = flujo(built_in.backend, parent=CHILD, child=add_one)
     await queue_parent(runner)
@@ -368,21 +279,28 @@ async def test_child_that_a_lost_worker_started_after_its_parent_ended_does_noth
     assert ledger == {}
 
 
-async def test_run_is_not_deleted_before_its_parent_knows_of_its_end(built_in: Store) -> None:
-    runner = flujo(built_in.backend, parent=CHILD, child=add_one)
-    child_id = (await runner.run_async(1, run_id="p")).step_history and next(
-        run_id for run_id in await built_in.backend.run_ids() if run_id != "p"
-    )
+async def test_pipelines_that_start_one_another_come_to_an_end_that_names_the_chain(backend: StateBackend) -> None:
+    there = Step.run_pipeline("there", pipeline="child", max_levels=3)
+    back = Step.run_pipeline("back", pipeline="parent")
+    runner = flujo(backend, parent=there, child=back)
+    result = await runner.run_async(1, run_id="p")
+    assert result.status is RunStatus.FAILED
+    assert (result.error or "").count("ChildFailed") == 4
+    assert "'there' starts no child more than 3 levels below the first run; " in (result.error or "")
+    assert "from run p on it would be parent → child → parent → child → parent → child." in (result.error or "")
 
-    def again(view: RunView) -> Batch:
-        assert view.head is not None
-        return Batch(view.run_id, view.head, view.head.changed({"untold": True}))
 
-    await built_in.backend.transact(child_id, again)
-    with pytest.raises(Exception, match="until its parent"):
-        await built_in.backend.delete_state(child_id)
-    await kin.settle(built_in.backend, child_id, runner.clock.now())
-    await built_in.backend.delete_state(child_id)
+@pytest.mark.slow
+async def test_pipeline_that_starts_itself_starts_twenty_others(built_in: Store) -> None:
+    runner = flujo(built_in.backend, parent=Step.run_pipeline("again", pipeline="parent"))
+    await queue_parent(runner)
+    while ready := await built_in.backend.ready(runner.clock.now()):
+        for head in ready:
+            await work(runner, "parent", head.run_id)
+    heads = await built_in.backend.heads()
+    assert len(heads) == 21
+    assert {head.status for head in heads} == {RunStatus.FAILED}
+    assert [head.error_type for head in heads].count("ChildTooDeep") == 1
 
 
 def test_child_step_that_makes_no_sense_is_refused_when_built() -> None:
@@ -393,6 +311,8 @@ def test_child_step_that_makes_no_sense_is_refused_when_built() -> None:
         Step.run_pipeline("bill", pipeline="")
     with pytest.raises(PipelineDefinitionError, match="start_on is a plain function"):
         Step.run_pipeline("bill", pipeline="child", start_on=later)
+    with pytest.raises(PipelineDefinitionError, match="at least 1, not 0"):
+        Step.run_pipeline("bill", pipeline="child", max_levels=0)
 
 
 async def test_parent_and_child_are_not_moved_to_another_store_while_one_waits_for_the_other(built_in: Store) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from flujo import Flujo, PipelineRegistry, Step
 from flujo.state.base import StateBackend
 
 from tests.engine.command_line import KINDS, OLD, Place
@@ -53,6 +54,28 @@ def test_export_and_import_carry_runs_and_the_histories_of_deleted_ones(
     finish(other, "a")
     told = other.json("import", str(file), code=3)
     assert [refused["run_id"] for refused in told["refused"]] == ["a"]
+
+
+def test_import_of_a_parent_without_its_child_lets_it_fail(place: Place, other: Place, tmp_path: Path) -> None:
+    registry = PipelineRegistry()
+    registry.register(OLD, name="demo", version="1.0.0")
+    registry.register(Step.run_pipeline("order", pipeline="demo"), name="parent", version="1.0.0")
+
+    def runner(backend: StateBackend) -> Flujo:
+        return Flujo(registry=registry, pipeline_name="parent", state_backend=backend)
+
+    place.do(lambda backend: runner(backend).run_async("lamp", run_id="p"))
+    parent, whole = tmp_path / "parent.jsonl", tmp_path / "whole.jsonl"
+    place.call("export", "--all", "--output", str(whole))
+    place.call("export", "--run", "p", "--output", str(parent))
+    place.json("import", str(whole))
+    assert place.json("show", "p")["run"]["status"] == "paused"
+
+    other.start("z")
+    other.json("import", str(parent))
+    assert other.json("show", "p")["run"]["status"] == "queued"
+    result = other.do(lambda backend: runner(backend).continue_async("p"))
+    assert "it was deleted" in result.error
 
 
 def test_export_of_one_run_goes_to_standard_output(place: Place) -> None:

@@ -6,13 +6,22 @@ import asyncio
 from typing import Any
 
 import pytest
-from flujo import Flujo, PipelineRegistry, Step, step
-from flujo.errors import IdempotencyConflict, InvalidInput, RunIsLeased
+from flujo import Flujo, PipelineContext, PipelineRegistry, Step, step
+from flujo.admission import run_id_for
+from flujo.errors import (
+    IdempotencyConflict,
+    InvalidInput,
+    PipelineChanged,
+    RunConflict,
+    RunFailed,
+    RunIsLeased,
+)
+from flujo.node import Node
 from flujo.state.base import StateBackend
 from flujo.status import RunStatus
 from pydantic import BaseModel
 
-from tests.engine.making import Crash, Ledger, bury_holder, head_of, order_pipeline, runner_of
+from tests.engine.making import Crash, Ledger, bury_holder, head_of, kinds_of, order_pipeline, runner_of
 from tests.engine.stores import Store
 
 
@@ -109,6 +118,78 @@ async def test_a_key_means_its_run_after_a_new_version_whose_input_reads_otherwi
     registry.register(take_large >> ask, name="orders", version="2.0.0")
     new = Flujo(registry=registry, pipeline_name="orders", pipeline_version=pinned, state_backend=backend)
     assert await new.run_async({"name": "lamp"}, idempotency_key="k") == first
+
+
+async def begun_by_a_version_that_is_gone(backend: StateBackend, last: Node, **start: Any) -> Flujo:
+    """A runner of the newest version, after an older one, that is not registered any more, ran on an order."""
+
+    @step(name="take")
+    async def take_small(order: Small, context: Counted) -> Small:
+        context.count += 1
+        return order
+
+    @step(name="take")
+    async def take_large(order: Large) -> int:
+        return 1
+
+    old = runner_of(take_small >> last, backend, name="orders", version="1.0.0")
+    await old.run_async({"name": "lamp"}, **start)
+    return runner_of(take_large, backend, name="orders", version="2.0.0")
+
+
+class Counted(PipelineContext):
+    count: int = 0
+
+
+@step
+async def wrap(order: Small) -> Small:
+    return Small(name=f"{order.name}, wrapped")
+
+
+@step
+async def broken(order: Small) -> Small:
+    raise ValueError("no paper")
+
+
+@pytest.mark.parametrize("again", [{"name": "lamp"}, Small(name="lamp"), Large(name="lamp")])
+async def test_a_key_whose_run_completed_under_a_version_that_is_gone_gives_its_stored_values(
+    backend: StateBackend, again: Any
+) -> None:
+    new = await begun_by_a_version_that_is_gone(backend, wrap, idempotency_key="k")
+    before = await kinds_of(backend, run_id_for("orders", "k", None, new.clock))
+    result = await new.run_async(again, idempotency_key="k")
+
+    assert (result.status, result.output) == (RunStatus.COMPLETED, {"name": "lamp, wrapped"})
+    assert (result.step_history[0].path, result.step_history[0].output) == ("take", {"name": "lamp"})
+    assert result.final_pipeline_context.model_dump() == {"run_id": result.run_id, "count": 1}
+    assert await kinds_of(backend, result.run_id) == before
+
+
+async def test_a_key_of_a_version_that_is_gone_is_refused_on_another_input(backend: StateBackend) -> None:
+    new = await begun_by_a_version_that_is_gone(backend, wrap, idempotency_key="k")
+    for other in ({"name": "desk"}, {"name": "lamp", "express": True}, 7):
+        with pytest.raises(IdempotencyConflict, match="on another input"):
+            await new.run_async(other, idempotency_key="k")
+
+
+async def test_a_key_whose_run_ended_otherwise_under_a_version_that_is_gone_says_how(backend: StateBackend) -> None:
+    new = await begun_by_a_version_that_is_gone(backend, broken, idempotency_key="k")
+    with pytest.raises(RunFailed, match="has failed: no paper"):
+        await new.run_async({"name": "lamp"}, idempotency_key="k")
+    with pytest.raises(PipelineChanged, match=r"stays failed: register orders 1\.0\.0 as it was, then retry it"):
+        await new.retry_async(run_id_for("orders", "k", None, new.clock))
+
+
+async def test_a_run_id_whose_run_completed_under_a_version_that_is_gone_gives_its_stored_values(
+    backend: StateBackend,
+) -> None:
+    new = await begun_by_a_version_that_is_gone(backend, wrap, run_id="r")
+    new.pipeline_version = None
+    assert (await new.run_async({"name": "lamp"}, run_id="r")).output == {"name": "lamp, wrapped"}
+    with pytest.raises(RunConflict, match="Run r exists with another input"):
+        await new.run_async({"name": "desk"}, run_id="r")
+    nothing = Flujo(registry=PipelineRegistry(), pipeline_name="orders", state_backend=backend)
+    assert (await nothing.run_async({"name": "lamp"}, run_id="r")).output == {"name": "lamp, wrapped"}
 
 
 @pytest.mark.parametrize("key", ["", "k" * 201, "k\0", "\ud800", 7])

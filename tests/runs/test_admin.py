@@ -13,9 +13,10 @@ from django.db import IntegrityError, transaction
 from django.db.models import ProtectedError
 from django.test import Client
 from django.urls import reverse
-from flujo.status import EventKind
+from flujo.redaction import HIDDEN
+from flujo.status import EventKind, Wait
 
-from runs.models import Attempt, AuditEvent, Checkpoint, PipelineGrant, Run, RunInput, SiteEvent
+from runs.models import Attempt, AuditEvent, Checkpoint, PipelineGrant, Run, RunInput, Signal, SiteEvent
 from runs.services.site_audit import record
 from tests.runs import factories
 from tests.runs.conftest import SignIn
@@ -82,6 +83,18 @@ def test_payloads_are_shown_indented_and_escaped(root: Client, run: Run) -> None
     page = root.get(address(RunInput, "change", "run-canary")).content.decode()
     assert "{\n  &quot;note&quot;: &quot;&lt;b&gt;hostile&lt;/b&gt;&quot;\n}" in page
     assert "<b>hostile" not in page
+
+
+@pytest.mark.parametrize("path", ["code", "each/bill"])
+def test_signal_that_is_secret_as_a_whole_is_hidden_before_it_is_taken(root: Client, run: Run, path: str) -> None:
+    Run.objects.filter(pk=run.pk).update(secrets=f'{{"keys":[],"paths":["{path}"]}}')
+    factories.run_wait(run, "each[2]/bill", kind=Wait.CHILD, name="child-1")
+    name = "code" if path == "code" else "child-1"
+    facts = {"message_id": "m", "data": '"canary"', "seq": 2, "received_at": run.created_at}
+    row = Signal.objects.create(run=run, name=name, **facts)
+    page = root.get(f"/admin/flujo_runs/signal/{row.pk}/change/").content.decode()
+    assert "&quot;canary&quot;" not in page
+    assert HIDDEN in page
 
 
 def test_payloads_are_hidden_from_people_who_may_only_view_the_run(sign_in: SignIn, run: Run) -> None:

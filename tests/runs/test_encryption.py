@@ -68,17 +68,6 @@ def test_pages_show_values_that_are_sealed_in_the_database(order: Run, sign_in: 
     assert "~flujo1" not in shown + client.get("/runs/r/").content.decode() + client.get("/").content.decode()
 
 
-def test_page_of_a_value_whose_key_is_missing_says_so(
-    order: Run, sign_in: SignIn, operator: User, settings: Any
-) -> None:
-    path = Checkpoint.objects.filter(run=order).order_by("seq").values_list("path", flat=True).first()
-    for keys in ([], [NEW]):
-        settings.FLUJO_ENCRYPTION_KEYS = keys
-        shown = sign_in(operator).get(f"/runs/r/steps/{path}/")
-        assert shown.status_code == 200
-        assert "encrypted with a key that this site was not given" in shown.content.decode()
-
-
 def test_audit_verifies_without_a_key_and_says_what_it_could_not_compare(order: Run, settings: Any) -> None:
     assert (verify_runs().intact, verify_runs().unread) == (True, 0)
     for keys in ([], [NEW]):

@@ -292,6 +292,11 @@ def test_inbox_filter_by_deadline_that_finds_nothing_says_which(sign_in: SignIn,
     assert re.search(r"<p>\s*overdue\.", html)
 
 
+def test_inbox_says_how_many_must_agree_before_anybody_voted(sign_in: SignIn, operator: User) -> None:
+    HumanTask.objects.filter(pk=_waiting("two must agree").pk).update(quorum=2)
+    assert "Needs 2 approvals" in _page(sign_in(operator))
+
+
 def test_inbox_moves_what_i_voted_on_to_waiting_for_others(sign_in: SignIn, operator: User) -> None:
     task = _waiting("two must agree")
     HumanTask.objects.filter(pk=task.pk).update(quorum=2)
@@ -299,7 +304,7 @@ def test_inbox_moves_what_i_voted_on_to_waiting_for_others(sign_in: SignIn, oper
     factories.vote(task, actor=operator.username)
     mine, theirs = _page(sign_in(operator)), _page(sign_in(other))
     assert (_headings(mine), _headings(theirs)) == (["Waiting for others"], ["Waiting for you"])
-    assert "1 of 2 answered alike" in mine
+    assert "1 of 2 approvals" in mine
     assert (inbox_count(operator), inbox_count(other)) == (0, 1)
 
 

@@ -9,6 +9,7 @@ from html import unescape
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
+from flujo import canonical
 
 from runs.models import AuditEvent, Run, RunInput, SiteEvent
 from tests.runs import factories, shop
@@ -99,9 +100,19 @@ def test_start_sent_again_with_other_values_is_refused_and_starts_nothing(client
 def test_start_sent_again_after_its_version_is_gone_gives_the_run_that_is_there(client: Client) -> None:
     sent = order(client)
     first = client.post(URL, sent)
-    Run.objects.update(version="0.9.0")  # as if a deploy had replaced it meanwhile
+    Run.objects.update(version="0.8.0")  # as if a deploy had replaced it meanwhile
     assert client.post(URL, sent)["Location"] == first["Location"]
     assert Run.objects.count() == 1
+
+
+def test_start_sent_again_reads_the_input_of_a_version_that_is_gone_as_the_newest_does(client: Client) -> None:
+    sent = order(client)
+    first = client.post(URL, sent)
+    older = '{"article":"chair","quantity":2}'  # of a version whose orders had no price
+    RunInput.objects.update(input=older)
+    Run.objects.update(version="0.8.0", input_digest=canonical.digest(older))
+    assert client.post(URL, sent)["Location"] == first["Location"]
+    assert client.post(URL, sent | {"f-quantity": "3"}).status_code == 422
 
 
 def test_start_keeps_the_key_that_the_form_was_shown_with(client: Client) -> None:

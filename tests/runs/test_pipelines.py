@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from datetime import timedelta
-from html import unescape
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -20,6 +19,7 @@ from runs.queries.pipeline_drawing import BOX_HEIGHT, BOX_WIDTH, Drawing, draw
 from runs.registry import registry
 from tests.runs import factories, shop
 from tests.runs.conftest import SignIn, queries_of
+from tests.runs.reading import words_of
 
 pytestmark = pytest.mark.django_db
 
@@ -33,12 +33,6 @@ def buyer(db: None) -> User:
 @pytest.fixture
 def client(buyer: User, sign_in: SignIn) -> Client:
     return sign_in(buyer)
-
-
-def words_of(client: Client, url: str, status: int = 200) -> str:
-    answer = client.get(url)
-    assert answer.status_code == status, answer.content.decode()[:500]
-    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", answer.content.decode())))
 
 
 def test_index_shows_the_pipelines_one_may_see_with_their_newest_version_and_counts(client: Client) -> None:

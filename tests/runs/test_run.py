@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from html import unescape
 
 import pytest
 from django.contrib.auth.models import User
@@ -16,6 +15,7 @@ from runs.queries.payload import LARGE
 from runs.queries.run_detail import last_own_frame
 from tests.runs import factories
 from tests.runs.conftest import SignIn, queries_of
+from tests.runs.reading import words_of
 
 pytestmark = pytest.mark.django_db
 
@@ -25,14 +25,6 @@ PAGES = ["", "context/", "history/", "steps/price/"]
 @pytest.fixture
 def client(viewer: User, sign_in: SignIn) -> Client:
     return sign_in(viewer)
-
-
-def words_of(client: Client, url: str, status: int = 200) -> str:
-    """The page's text without its tags."""
-    answer = client.get(url)
-    assert answer.status_code == status, answer.content.decode()[:500]
-    words = re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", answer.content.decode())))
-    return re.sub(r" ([,.:;)])", r"\1", words)
 
 
 # Where it stands
@@ -222,11 +214,24 @@ def test_run_whose_id_was_used_again_is_shown_instead_of_the_tombstone(client: C
 # Actions
 
 
-def test_action_that_is_not_granted_is_disabled_and_says_why(client: Client) -> None:
-    factories.failed_run("r1")
-    page = words_of(client, "/runs/r1/")
-    assert "You may not retry runs of orders. An administrator can grant your group “retry” on it." in page
+def test_one_sentence_says_what_a_reader_may_do_and_who_decides_about_the_rest(client: Client, viewer: User) -> None:
+    factories.failed_run("r1", pipeline="shop")
+    factories.paused_run("r2", pipeline="shop")
+    said = "You may see this run; an administrator decides who may retry, rerun or fork runs of shop."
+    assert words_of(client, "/runs/r1/").count("You may") == words_of(client, "/runs/r1/").count(said) == 1
     assert b'href="/runs/r1/retry/"' not in client.get("/runs/r1/").content
+    factories.grant(viewer, "start", "cancel")
+    said = "You may see, rerun and cancel this run; an administrator decides who may fork runs of shop."
+    assert said in words_of(client, "/runs/r2/")
+    factories.grant(viewer, "fork")
+    assert "administrator" not in words_of(client, "/runs/r2/")
+
+
+def test_what_is_in_the_way_of_an_action_is_said_only_to_who_may_do_it(client: Client, viewer: User) -> None:
+    factories.failed_run("r1", pipeline="unknown")
+    assert "No version of unknown is registered here." not in words_of(client, "/runs/r1/")
+    factories.grant(viewer, "start")
+    assert "No version of unknown is registered here." in words_of(client, "/runs/r1/")
 
 
 @pytest.mark.parametrize(

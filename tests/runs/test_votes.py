@@ -18,6 +18,7 @@ from runs.services import decide as decide_service
 from runs.services.decide import decide
 from runs.services.origin import Origin
 from tests.runs import factories
+from tests.runs.reading import words_of
 
 pytestmark = pytest.mark.django_db
 
@@ -144,7 +145,7 @@ def test_page_tells_the_voter_that_others_are_missing(client: Client, task: Huma
     client.force_login(people[0])
     form = {"outcome": "approved", "generation": task.generation, "digest": task.digest, "key": "k"}
     page = client.post(f"{task.get_absolute_url()}decide/", form, follow=True).content.decode()
-    assert "Your vote is recorded: 1 of 2." in page
+    assert "Your vote is recorded: 1 of 2 approvals." in page
 
 
 def test_page_shows_the_votes_so_far_and_what_happens_at_the_deadline(
@@ -156,7 +157,8 @@ def test_page_shows_the_votes_so_far_and_what_happens_at_the_deadline(
     client.force_login(people[0])
     html = client.get(task.get_absolute_url()).content.decode()
     for words in (
-        "Votes: 1 of 2",
+        "1 of 2 approvals",
+        "Once 2 people have approved",
         "A good price.",
         "due in 5 h",
         "If nobody answers by",
@@ -164,9 +166,39 @@ def test_page_shows_the_votes_so_far_and_what_happens_at_the_deadline(
         "Voted",
     ):
         assert words in html, words
-    assert "You have voted" not in html
+    assert "You approved this" not in html
     vote(people[0], task, data=True)
     assert "due in" not in client.get(task.get_absolute_url()).content.decode()
+
+
+def test_page_shows_a_voter_their_own_vote_and_who_else_is_needed(client: Client, people: list[User]) -> None:
+    run = factories.run(status=RunStatus.PAUSED, steps=("approve", "post"))
+    task = factories.human_task(run, quorum=3, candidates=["ana", "group:finance", "ben"])
+    factories.vote(task, actor="ana", voted_at=timezone.now())
+    client.force_login(people[0])
+    said = words_of(client, task.get_absolute_url())
+    assert "Waiting for finance or B ben" in said
+    assert "You approved this just now. 2 more people must approve; until then you may change your mind." in said
+    assert "Vote to approve" not in said
+    assert "Reject and" in said
+    client.force_login(people[1])
+    assert "Vote to approve" in words_of(client, task.get_absolute_url())
+
+
+def test_who_answered_a_form_may_change_their_vote_and_sees_that_others_differ(
+    client: Client, people: list[User]
+) -> None:
+    run = factories.run(status=RunStatus.PAUSED, steps=("approve", "post"))
+    schema = {"type": "object", "properties": {"limit": {"type": "integer", "title": "Limit"}}, "required": ["limit"]}
+    task = factories.human_task(run, quorum=2, schema=schema, candidates=["ana", "ben"])
+    factories.vote(task, data={"limit": 1}, actor="ana")
+    factories.vote(task, data={"limit": 2}, actor="ben")
+    client.force_login(people[0])
+    said = words_of(client, task.get_absolute_url())
+    assert "Change your vote" in said
+    assert "1 of 2 equal answers" in said
+    assert "1 more person must give the same answer" in said
+    assert "Waiting for A ana or B ben" in said
 
 
 def test_form_of_a_second_voter_begins_with_the_first_ones_answer(client: Client, people: list[User]) -> None:
@@ -182,5 +214,5 @@ def test_live_fragment_shows_votes_and_holds_no_form(client: Client, task: Human
     vote(people[1], task)
     client.force_login(people[0])
     fragment = client.get(f"/_f/inbox/{task.pk}/").content.decode()
-    assert "1 of 2 answered alike" in fragment
+    assert "1 of 2 approvals" in fragment
     assert "<form" not in fragment

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from html import unescape
 
 import pytest
 from django.contrib.auth.models import User
@@ -22,6 +21,7 @@ from runs.queries.pipelines import KINDS
 from runs.registry import registry
 from tests.runs import factories
 from tests.runs.conftest import SignIn
+from tests.runs.reading import words_of
 
 pytestmark = pytest.mark.django_db
 
@@ -59,11 +59,6 @@ registry.register(
 @pytest.fixture
 def client(viewer: User, sign_in: SignIn) -> Client:
     return sign_in(viewer)
-
-
-def words_of(client: Client, url: str) -> str:
-    words = re.sub(r"<[^>]+>", " ", client.get(url).content.decode())
-    return re.sub(r" ([,.:;)])", r"\1", re.sub(r"\s+", " ", unescape(words))).replace("( ", "(")
 
 
 def waiting(kind: Wait, *, days: float | None, at: int = 0, path: str = "") -> Run:

@@ -1,4 +1,4 @@
-"""Times and lengths of time read the same everywhere."""
+"""Runs, times and lengths of time are called the same everywhere."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
+from django.contrib.auth.models import User
 
-from runs.words import UNITS, ago_words, due_words, duration_words, for_words
+from runs.words import UNITS, ago_words, due_words, duration_words, for_words, joined
+from tests.runs import factories
+from tests.runs.conftest import SignIn
+from tests.runs.reading import words_of
 
 AGO = Path(__file__).resolve().parents[2] / "static/js/ago.js"
 
@@ -55,3 +59,22 @@ def test_the_browser_counts_in_the_same_units() -> None:
 )
 def test_a_deadline_is_said_by_what_is_left_or_how_long_it_is_over(seconds: float, words: str) -> None:
     assert due_words(seconds) == words
+
+
+@pytest.mark.django_db
+def test_run_without_a_title_is_called_the_same_on_every_page(sign_in: SignIn, operator: User) -> None:
+    client, run_id = sign_in(operator), "4f2a" * 8
+    run = factories.paused_run(run_id, title="")
+    factories.audit_event(run)
+    factories.completed_run("old", title="")
+    factories.tombstone("gone", title="")
+    request = f"/inbox/{run.human_tasks.get().pk}/"
+    for url in ("/runs/", f"/runs/{run_id}/", f"/runs/{run_id}/steps/parse/", "/inbox/", request, "/audit/"):
+        assert "orders 4f2a4f2a…4f2a" in words_of(client, url), url
+        assert f" {run_id} " not in words_of(client, url), url
+    assert "orders old" in words_of(client, "/state/cleanup/?days=1")
+    assert "orders gone" in words_of(client, "/runs/gone/", 410)
+
+
+def test_words_are_joined_as_people_do() -> None:
+    assert [joined("abc"[:many], "or") for many in (1, 2, 3)] == ["a", "a or b", "a, b or c"]

@@ -24,6 +24,7 @@ from flujo.errors import (
 from flujo.records import RunHead
 from flujo.registry import PipelineRegistry
 from flujo.state.base import StateBackend
+from flujo.state.payloads import key_of
 
 
 class Exit(IntEnum):
@@ -54,7 +55,7 @@ class Call:
     def done(self, head: RunHead, said: str) -> Exit:
         """Print what a run has come to."""
         if self.out.as_json:
-            self.out.document({"run": to_plain(head)})
+            self.out.document({"run": plain_head(head)})
         else:
             self.out.line(said)
         return Exit.DONE
@@ -87,6 +88,12 @@ def exit_code(error: FlujoError) -> Exit:
     if isinstance(error, BackendCannot):
         return Exit.REFUSED
     return Exit.FOUND if isinstance(error, BackendError | AuditChainBroken) else Exit.REFUSED
+
+
+def plain_head(head: RunHead) -> dict[str, Any]:
+    """A run's head as JSON; of an error message that stayed sealed it names the key."""
+    key_id = key_of(head.error_message)
+    return to_plain(head) | ({"error_message": f"sealed with the key {key_id}, which was not given"} if key_id else {})
 
 
 def names_run(parser: ArgumentParser) -> None:

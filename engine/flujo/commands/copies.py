@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from flujo import kin
+from flujo.clock import SystemClock
 from flujo.commands.command import Call, Command, Exit, NotThere
 from flujo.copying import exported, first_line, last_line, line_of, read
 from flujo.document import RunDocument
@@ -97,6 +99,8 @@ async def _save(call: Call, path: Path) -> list[dict[str, Any]]:
             await call.store.save_state(document.run_id, state_of(document))
         except FlujoError as error:
             refused.append({"run_id": document.run_id, "problem": error.message})
+    for document in _documents(path):  # one whose child is in no export and not here waits for nothing
+        await kin.miss(call.store, await call.store.load(document.run_id) or document, SystemClock().now())
     return refused
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flujo.clock import SystemClock
 from flujo.commands.command import Call, Command, Exit
+from flujo.encryption import KEY_FILE_VARIABLE
 from flujo.errors import FlujoError
 from flujo.inflight import every_head
 from flujo.lease import is_held
@@ -50,6 +51,7 @@ async def _checks(call: Call) -> AsyncIterator[Check]:
         yield _permissions(path)
     if isinstance(store, FileBackend):
         yield _artefacts(store)
+    yield _keys(await call.store.missing_keys())
     yield await _chains(call)
     async for check in _runs(call):
         yield check
@@ -74,6 +76,12 @@ def _artefacts(store: FileBackend) -> Check:
     unused = store.unused_artefacts(delete=False)
     advice = "a crash left them behind: python -m flujo prune deletes them, too"
     return Check("artefacts", not unused, f"{len(unused)} that no run refers to", advice)
+
+
+def _keys(missing: dict[str, int]) -> Check:
+    found = ", ".join(f"{count} values are sealed with the key {key_id}" for key_id, count in missing.items())
+    advice = f"nobody can read these values: put the key back into the file that {KEY_FILE_VARIABLE} names"
+    return Check("encryption keys", not missing, found or "none is missing", advice)
 
 
 async def _chains(call: Call) -> Check:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from flujo import canonical, codec
-from flujo.commands.command import Call, Command, Exit, names_run
+from flujo.commands.command import Call, Command, Exit, names_run, plain_head
 from flujo.document import RunDocument
 from flujo.errors import RunDeleted, RunNotFound
 from flujo.inflight import every_head
@@ -45,7 +45,7 @@ async def list_runs(call: Call) -> int:
     page = wanted[: given.limit]
     following = page[-1].run_id if len(wanted) > given.limit else None
     if call.out.as_json:
-        call.out.document({"runs": [codec.to_plain(head) for head in page], "next": following})
+        call.out.document({"runs": [plain_head(head) for head in page], "next": following})
         return Exit.DONE
     heads = ("RUN", "PIPELINE", "STATUS", "NEXT STEP", "UPDATED", "TITLE")
     call.out.table(heads, [(*_line(head), head.updated_at, head.title) for head in page])
@@ -86,7 +86,7 @@ async def show(call: Call) -> int:
             ("fingerprint", head.fingerprint),
             ("status", state_of(head)),
             ("next step", f"{head.step_name} ({head.step_index + 1} of {head.step_count})" if head.step_name else ""),
-            ("error", f"{head.error_type}: {head.error_message}" if head.error_type else ""),
+            ("error", f"{head.error_type}: {plain['run']['error_message']}" if head.error_type else ""),
             ("created", head.created_at),
             ("updated", head.updated_at),
             ("requester", head.requester),
@@ -115,7 +115,7 @@ def _step_line(step: dict[str, Any], *, values: bool) -> tuple[Any, ...]:
 def _plain(document: RunDocument, *, values: bool) -> dict[str, Any]:
     head = document.head
     assert head is not None  # `required` gives no document without one
-    plain: dict[str, Any] = {"run": codec.to_plain(head), "steps": []}
+    plain: dict[str, Any] = {"run": plain_head(head), "steps": []}
     secrets = Secrets.of_text(head.secrets)
     for row in document.checkpoints():
         if not is_note(row.path):

@@ -144,6 +144,10 @@ class StateBackend(ABC):
         """
         raise BackendCannot(f"{type(self).__name__} was given no encryption keys.")
 
+    async def missing_keys(self) -> dict[str, int]:
+        """How many stored values are sealed with keys that this backend was not given, by the ids of the keys."""
+        return {}
+
     async def run_ids(self) -> list[str]:
         """The ids of all runs that the store knows of, deleted ones included."""
         raise BackendCannot(f"{type(self).__name__} cannot list its runs. Use one of the built-in backends.")

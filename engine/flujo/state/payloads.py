@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -24,6 +25,9 @@ from flujo.records import (
 
 MARK = "~flujo1:"
 """How a sealed value begins. No JSON text begins with a tilde, nor with any letter behind it in the alphabet."""
+BEGINNING = len(MARK) + 9
+"""How many letters of a sealed value tell the id of its key."""
+_SEALED_WITH = re.compile(rf"{MARK}([0-9a-f]{{8}}):")
 
 JSON: dict[type[Record], tuple[str, ...]] = {
     RunInput: ("input", "context"),
@@ -41,6 +45,12 @@ TEXTS: dict[type[Record], tuple[str, ...]] = {
     HumanTask: ("message", "if_expired"),
 }
 PAYLOADS = {record: JSON.get(record, ()) + TEXTS.get(record, ()) for record in (*JSON, *TEXTS)}
+
+
+def key_of(text: str) -> str:
+    """The id of the key that sealed a stored text; "" where it was not sealed."""
+    found = _SEALED_WITH.match(text)
+    return found[1] if found else ""
 
 
 class Keyed(Protocol):
@@ -71,20 +81,20 @@ def refuse_sealed(record: type[Record], fields: Sequence[Sequence[Any]]) -> None
     A free text may begin as it likes and is left alone: nobody can close a store without keys by what they write.
     """
     for position in _JSON_POSITIONS.get(record, ()):
-        if max(filter(None, fields[position]), default="") >= MARK[0]:
-            raise _missing(record)
+        if (highest := max(filter(None, fields[position]), default="")) >= MARK[0]:
+            raise _missing(record, highest)
 
 
 def plain(record: Record) -> Record:
     """The row as it is. Raises `KeyMissing` when one of its values is sealed."""
     for name in JSON.get(type(record), ()):
-        if (getattr(record, name) or "").startswith(MARK):
-            raise _missing(type(record))
+        if (value := getattr(record, name) or "").startswith(MARK):
+            raise _missing(type(record), value)
     return record
 
 
-def _missing(record: type[Record]) -> KeyMissing:
+def _missing(record: type[Record], sealed: str) -> KeyMissing:
     return KeyMissing(
-        f"A stored {record.__name__} is encrypted, and this process was given no key. Nothing was changed: give it the "
-        "keys of the store."
+        f"A stored {record.__name__} is encrypted with the key {key_of(sealed)}, and this process was given no key. "
+        "Nothing was changed: give it the keys of the store."
     )

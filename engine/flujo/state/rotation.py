@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,9 +12,9 @@ from flujo.encryption import Keys
 from flujo.errors import CorruptState, KeyMissing
 from flujo.state import sql_artefacts
 from flujo.state.artefacts import check, digest_in, missing
-from flujo.state.payloads import JSON, PAYLOADS, Keyed, place
+from flujo.state.payloads import BEGINNING, JSON, MARK, PAYLOADS, Keyed, key_of, place
 from flujo.state.sealing import SealingDialect
-from flujo.state.sql import Cursor
+from flujo.state.sql import Cursor, Dialect
 
 AT_ONCE = 100
 _SHOWN = 5
@@ -68,9 +69,23 @@ class Table:
 InTransaction = Callable[[Callable[[Cursor], Any]], Awaitable[Any]]
 
 
-def tables_of(dialect: SealingDialect) -> list[Table]:
-    """The tables of a run's rows."""
-    return [Table(dialect.tables[record], record, fields, JSON.get(record, ())) for record, fields in PAYLOADS.items()]
+def tables_of(dialect: Dialect) -> list[Table]:
+    """The tables of a run's rows. Without keys they have no texts: a plain one may begin as if it were sealed."""
+    held = PAYLOADS if dialect.seals else JSON
+    return [Table(dialect.tables[record], record, fields, JSON.get(record, ())) for record, fields in held.items()]
+
+
+def missing_keys(cursor: Cursor, dialect: Dialect, tables: Iterable[Table]) -> dict[str, int]:
+    """How many values are sealed with keys that the dialect does not have, by the ids of the keys."""
+    given = set(dialect.keys.ids) if isinstance(dialect, SealingDialect) else set()
+    found = Counter[str]()
+    for table in tables:
+        for name in table.fields:
+            beginning = f"substr({name}, 1, {BEGINNING})"
+            where = f"substr({name}, 1, {len(MARK)}) = {dialect.mark}"
+            cursor.execute(f"SELECT {beginning}, count(*) FROM {table.name} WHERE {where} GROUP BY {beginning}", [MARK])
+            found.update({key_of(text): count for text, count in cursor.fetchall() if key_of(text) not in {"", *given}})
+    return dict(found)
 
 
 async def rotate(in_transaction: InTransaction, dialect: SealingDialect, tables: Iterable[Table]) -> Rotation:

@@ -13,7 +13,7 @@ from flujo.encryption import Keys
 from flujo.errors import CorruptState, KeyMissing
 from flujo.records import Record, RunHead
 from flujo.state.artefacts import NEVER
-from flujo.state.payloads import PAYLOADS, place, plain, positions
+from flujo.state.payloads import JSON, PAYLOADS, key_of, place, plain, positions
 from flujo.state.sql import Dialect
 
 _POSITIONS = {record: tuple(zip(at, PAYLOADS[record], strict=True)) for record, at in positions(PAYLOADS).items()}
@@ -99,6 +99,12 @@ def row_reader(keys: Keys | None) -> Callable[[Record], Record]:
         return cast(Record, dataclasses.replace(cast(Any, record), **changed)) if changed else record
 
     return read
+
+
+def ids_of_keys(record: Record, *, seals: bool) -> list[str]:
+    """With which keys the values of a stored record are sealed. In a store without keys free texts count as plain."""
+    fields = (PAYLOADS if seals else JSON).get(type(record), ())
+    return [key_id for field in fields if (key_id := key_of(getattr(record, field) or ""))]
 
 
 def stale_values(record: Record, keys: Keys) -> int:

@@ -24,7 +24,17 @@ from flujo.transitions.steps import (
     finish,
     raise_human_task,
 )
-from flujo.transitions.worker import NewRun, cancel_here, claim, pause, release, renew, start
+from flujo.transitions.worker import (
+    NewRun,
+    another_input,
+    cancel_here,
+    check_unended,
+    claim,
+    pause,
+    release,
+    renew,
+    start,
+)
 
 __all__ = [
     "MOVING",
@@ -38,11 +48,13 @@ __all__ = [
     "RetryDue",
     "StepDone",
     "StepError",
+    "another_input",
     "arrive",
     "begin_attempt",
     "begin_wait",
     "cancel",
     "cancel_here",
+    "check_unended",
     "child_ended",
     "claim",
     "complete_step",

@@ -10,6 +10,7 @@ from flujo.records import Signal
 from flujo.status import EventKind, Wait
 from flujo.transitions.gates import wake
 from flujo.transitions.operator import CHILD_MESSAGE, cancel
+from flujo.transitions.rules import add_secrets
 
 NO_LONGER_AWAITED = "its parent run no longer waits for it"
 
@@ -19,8 +20,11 @@ def message_of(child_id: str) -> str:
     return f"{CHILD_MESSAGE}{child_id}"
 
 
-def child_ended(child_id: str, ending: str, *, now: datetime) -> Transition:
-    """Store in a parent, once, how its child ended (canonical JSON), and wake the parent if it waits for that child."""
+def child_ended(child_id: str, ending: str, *, secrets: str, now: datetime) -> Transition:
+    """Store in a parent, once, how its child ended (canonical JSON), and wake the parent if it waits for that child.
+
+    `secrets` is what the parent hides of that: the child may be deleted before its output is taken.
+    """
 
     def decide(view: RunView) -> Batch:
         head = view.head
@@ -29,6 +33,7 @@ def child_ended(child_id: str, ending: str, *, now: datetime) -> Transition:
         draft = Draft(view, now)
         draft.event(EventKind.CHILD_ENDED, child=child_id, data_digest=canonical.digest(ending))
         draft.insert(Signal(head.run_id, message_of(child_id), child_id, ending, "", draft.head.seq, now))
+        add_secrets(draft, secrets)
         if any(wait.kind is Wait.CHILD and wait.name == child_id for wait in view.open_waits()):
             wake(draft, None)
         return draft.batch(result=True)

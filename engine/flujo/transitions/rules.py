@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from flujo import canonical
 from flujo.batch import Draft, RunView
 from flujo.deadlines import next_alarm
 from flujo.errors import Fenced, PipelineChanged
@@ -44,6 +46,14 @@ def mine(view: RunView, fence: int) -> RunHead:
         now = "is gone" if head is None else f"is {head.status.value} under token {head.fence}"
         raise Fenced(f"Token {fence} no longer holds run {view.run_id}, which {now}. Nothing was written.")
     return head
+
+
+def add_secrets(draft: Draft, more: str) -> None:
+    """Have the run hide what a text names as secret, beside what it hides already."""
+    if more:
+        old, new = json.loads(draft.has("secrets") or "{}"), json.loads(more)
+        both = {name: sorted({*old.get(name, ()), *new.get(name, ())}) for name in ("keys", "paths")}
+        draft.set(secrets=canonical.dump(both))
 
 
 def has_room(draft: Draft, terms: ClaimTerms) -> bool:

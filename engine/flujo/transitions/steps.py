@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -15,7 +14,7 @@ from flujo.frozen import frozen
 from flujo.records import Attempt, Checkpoint, HumanTask, RunWait, Signal
 from flujo.status import AtDeadline, AttemptOutcome, EventKind, RunStatus, TaskStatus, Wait, WaitStatus
 from flujo.transitions.reports import Reports, add_reports
-from flujo.transitions.rules import abandon, begin, end, fail, keep_lease, mine, pause_here
+from flujo.transitions.rules import abandon, add_secrets, begin, end, fail, keep_lease, mine, pause_here
 
 
 @frozen
@@ -141,8 +140,7 @@ def complete_step(done: StepDone, then: Position, *, fence: int, lease: timedelt
         if done.abandons:
             abandon(draft, done.abandons)
         draft.set(step_index=then.index, step_name=then.name, **_described(done))
-        if done.secrets:
-            draft.set(secrets=_both(draft.has("secrets"), done.secrets))
+        add_secrets(draft, done.secrets)
         keep_lease(draft, lease)
         if done.description:
             draft.event(EventKind.RUN_DESCRIBED, done.path, **done.description)
@@ -167,12 +165,6 @@ def _described(done: StepDone) -> dict[str, Any]:
     if "tags" in given:
         given["tags"] = canonical.dump(given["tags"])
     return given
-
-
-def _both(before: str, more: str) -> str:
-    """The union of what two texts name as secret."""
-    old, new = json.loads(before or "{}"), json.loads(more)
-    return canonical.dump({name: sorted({*old.get(name, ()), *new.get(name, ())}) for name in ("keys", "paths")})
 
 
 def _go_on(draft: Draft, then: Position) -> None:

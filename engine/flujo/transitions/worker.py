@@ -149,23 +149,31 @@ def _first_head(view: RunView, new: NewRun, now: datetime, actor: str) -> RunHea
 
 
 def _check_same(head: RunHead, new: NewRun) -> None:
+    same_input = head.input_digest == canonical.digest(new.input)
     if new.idempotency_key and head.idempotency_key == new.idempotency_key:
-        if head.input_digest != canonical.digest(new.input):
-            raise IdempotencyConflict(
-                f"The idempotency key {new.idempotency_key!r} started run {head.run_id} on another input. "
-                "Use another key for another run."
-            )
+        if not same_input:
+            raise another_input(head, new.idempotency_key)
         return
     if (head.pipeline, head.version) != (new.pipeline, new.version):
         raise RunConflict(
             f"Run {new.run_id} exists under {head.pipeline} {head.version}, not {new.pipeline} {new.version}. "
             "Use another run id."
         )
-    if head.input_digest != canonical.digest(new.input):
-        raise RunConflict(f"Run {new.run_id} exists with another input. Use another run id.")
+    if not same_input:
+        raise another_input(head, "")
     lineage = new.lineage
     if lineage is not None and (head.derived_from, head.derived_at) != (lineage.run_id, lineage.step):
         raise RunConflict(f"Run {new.run_id} exists and comes from elsewhere. Use another run id.")
+
+
+def another_input(head: RunHead, idempotency_key: str) -> RunConflict:
+    """What a start is told that means a stored run, by its id or an idempotency key, on another input."""
+    if not idempotency_key:
+        return RunConflict(f"Run {head.run_id} exists with another input. Use another run id.")
+    return IdempotencyConflict(
+        f"The idempotency key {idempotency_key!r} started run {head.run_id} on another input. "
+        "Use another key for another run."
+    )
 
 
 def claim(terms: ClaimTerms, *, now: datetime) -> Transition:
@@ -199,6 +207,11 @@ def _check_claimable(head: RunHead, now: datetime, *, patient: bool) -> None:
         )
     if head.status is RunStatus.PAUSED and not is_due(head, now) and not (patient and head.wait is Wait.RETRY):
         raise RunWaits(f"Run {head.run_id} waits at step {head.step_name!r} ({head.wait}).")
+    check_unended(head)
+
+
+def check_unended(head: RunHead) -> None:
+    """Raise the error of its status for a run that has ended: `RunFinished`, `RunFailed`, `RunCancelled`."""
     if head.status is RunStatus.COMPLETED:
         raise RunFinished(f"Run {head.run_id} is completed.")
     if head.status is RunStatus.FAILED:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from flujo import kin, transitions
 from flujo.branches import Suspended
 from flujo.child import ChildStep
-from flujo.errors import ChildCancelled, ChildFailed, InvalidInput
+from flujo.errors import ChildCancelled, ChildFailed, ChildTooDeep, InvalidInput
 from flujo.kin import Ending
-from flujo.paths import bare, is_top
 from flujo.records import RunWait, Signal
-from flujo.redaction import Secrets
 from flujo.start import new_run
 from flujo.status import RunStatus, Wait, WaitStatus
 from flujo.transitions import StepDone
@@ -23,12 +19,23 @@ async def child(walk: Walk, spot: Spot) -> None:
     node, wait = spot.node, walk.hold.document.wait(spot.path)
     assert isinstance(node, ChildStep)  # what this way is for
     if wait is None or wait.status is not WaitStatus.OPEN:
+        await _check_level(walk, spot, node)
         wait = await _begin(walk, spot)
     told = next((signal for signal in walk.hold.document.waiting_signals() if signal.name == wait.name), None)
     ending = await _look(walk, spot, node, wait, told)
     if ending is None:
         raise Suspended
     await _end(walk, spot, wait, told, ending)
+
+
+async def _check_level(walk: Walk, spot: Spot, node: ChildStep) -> None:
+    """Pipelines that start one another without an end must not fill the store."""
+    line = await kin.ancestry(walk.hold.backend, walk.hold.head)
+    if len(line) > node.max_levels:
+        chain = " → ".join([*(head.pipeline for head in line), node.pipeline])
+        found = f"from run {line[0].run_id} on it would be {chain}"
+        deepest = f"{node.name!r} starts no child more than {node.max_levels} levels below the first run"
+        await walk.fail(spot, ChildTooDeep(f"{deepest}; {found}."))
 
 
 async def _begin(walk: Walk, spot: Spot) -> RunWait:
@@ -72,9 +79,9 @@ async def _look(walk: Walk, spot: Spot, node: ChildStep, wait: RunWait, told: Si
         return ending
     if told is not None:  # it was deleted since, or somebody retried it: it will not tell again
         return Ending.of(told.data)
-    if document is None or document.head is None:
+    if document is None:
         await _start(walk, spot, node, wait)
-    return None
+    return kin.DELETED if document is not None and document.head is None else None
 
 
 async def _start(walk: Walk, spot: Spot, node: ChildStep, wait: RunWait) -> None:
@@ -107,16 +114,16 @@ async def _end(walk: Walk, spot: Spot, wait: RunWait, told: Signal | None, endin
         await walk.fail(spot, ChildFailed(f"{what} has failed: {ending.error}"))
     if ending.status is RunStatus.CANCELLED:
         await walk.fail(spot, ChildCancelled(f"{what} was cancelled{': ' if ending.error else ''}{ending.error}."))
-    done = StepDone(spot.path, spot.name, spot.top_index, 0, ending.output, None, wait.began_at, ends=wait, takes=told)
-    await walk.save(spot, dataclasses.replace(done, secrets=(await _secrets(walk, spot, wait)).to_text()))
-
-
-async def _secrets(walk: Walk, spot: Spot, wait: RunWait) -> Secrets:
-    """What is secret in the output of the child: it holds here as it does there."""
-    document = await walk.hold.backend.load(wait.name)
-    if document is None or document.head is None:
-        return Secrets()
-    there = Secrets.of_text(document.head.secrets)
-    last = max((row for row in document.checkpoints() if is_top(row.path)), key=lambda row: row.seq, default=None)
-    whole = last is not None and there.hides(last.path)
-    return Secrets(there.keys, frozenset({bare(spot.path)} if whole else ()))
+    done = StepDone(
+        spot.path,
+        spot.name,
+        spot.top_index,
+        0,
+        ending.output,
+        None,
+        wait.began_at,
+        ends=wait,
+        takes=told,
+        secrets=ending.secrets,
+    )
+    await walk.save(spot, done)

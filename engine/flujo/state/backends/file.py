@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ from flujo.state.base import StateBackend, check_run_id, compare_and_import
 from flujo.state.folders import make_folder, sync_folder
 from flujo.state.ready import first_ready
 from flujo.state.rotation import Rotation
-from flujo.state.sealing import row_reader, row_writer, stale_values
+from flujo.state.sealing import ids_of_keys, row_reader, row_writer, stale_values
 from flujo.state.workflow_state import document_of, state_of
 from flujo.threads import in_thread
 from flujo.transitions import purge
@@ -193,6 +194,14 @@ class FileBackend(StateBackend):
             except (CorruptState, KeyMissing) as error:
                 done.note(error)
         return done
+
+    async def missing_keys(self) -> dict[str, int]:
+        given, found = self._keys.ids if self._keys else [], Counter[str]()
+        for run_id in await self.run_ids():
+            with suppress(CorruptState):  # `verify` tells of it
+                for row in self._unopened(run_id).records():
+                    found.update(ids_of_keys(row, seals=self._keys is not None))
+        return {key_id: count for key_id, count in found.items() if key_id not in given}
 
     def _rotate(self, run_id: str, keys: Keys, done: Rotation) -> None:
         """Write the run's file anew under its lock, if a value in one of its lines needs that."""

@@ -25,7 +25,7 @@ from flujo.state.backends.sqlite_writer import Writer
 from flujo.state.base import StateBackend, check_run_id, compare_and_import
 from flujo.state.folders import make_folder
 from flujo.state.ready import ready_runs
-from flujo.state.rotation import Rotation, rotate, tables_of
+from flujo.state.rotation import Rotation, missing_keys, rotate, tables_of
 from flujo.state.sealing import SealingDialect
 from flujo.state.sql import Dialect, SqlView, fetch, replace, transact
 from flujo.state.workflow_state import document_of, state_of
@@ -103,6 +103,10 @@ class SQLiteBackend(StateBackend):
         done = await rotate(self._writer.write, self._dialect, tables_of(self._dialect))
         await asyncio.to_thread(self._scrub)
         return done
+
+    async def missing_keys(self) -> dict[str, int]:
+        with self._reading() as cursor:
+            return missing_keys(cursor, self._dialect, tables_of(self._dialect))
 
     def _scrub(self) -> None:
         """Leave nothing of what was replaced in the file's free space and in its log."""
