@@ -10,12 +10,13 @@ from flujo.constructs import Construct
 from flujo.human import HumanStep
 from flujo.node import Node
 from flujo.pipeline import Pipeline
+from flujo.status import AtDeadline
 from flujo.waits import SignalStep, Timer
 
 from runs.words import duration_words
 
 BOX_WIDTH, BOX_HEIGHT, GAP = 210, 46, 30
-MARGIN, BRANCH_GAP, DOT = 10, 62, 5
+MARGIN, BRANCH_GAP, DOT = 10, 88, 5
 LONGEST_LABEL, LONGEST_NOTE = 21, 32
 
 
@@ -55,13 +56,13 @@ class Drawing:
 
 
 def draw(pipeline: Pipeline) -> Drawing:
-    """The drawing of `pipeline`, top to bottom; what a rejection leads to stands to the right."""
+    """The drawing of `pipeline`, top to bottom; what a rejection or a missed deadline leads to stands to the right."""
     drawing = Drawing(start=(MARGIN + BOX_WIDTH // 2, MARGIN + DOT))
     bottom = _column(drawing, pipeline.nodes, MARGIN, MARGIN + 2 * DOT + GAP)
     middle = MARGIN + BOX_WIDTH // 2
     drawing.ends.append((middle, bottom + DOT, "completed"))
     drawing.height = max([bottom + 2 * DOT, *(y + DOT for _, y, _ in drawing.ends)]) + MARGIN
-    furthest = [box.x + BOX_WIDTH for box in drawing.boxes] + [x + 56 for x, _, word in drawing.ends if word == "stops"]
+    furthest = [box.x + BOX_WIDTH for box in drawing.boxes] + [x + 56 for x, _, _ in drawing.ends]
     drawing.width = max(furthest) + MARGIN
     drawing.sentence = sentence(pipeline)
     return drawing
@@ -75,7 +76,7 @@ def _column(drawing: Drawing, nodes: tuple[Node, ...], x: int, y: int) -> int:
         drawing.boxes.append(_box(node, x, y))
         below = y + BOX_HEIGHT
         if isinstance(node, HumanStep):
-            below = max(below, _rejection(drawing, node, x, y))
+            below = max(below, _ways_out(drawing, node, x, y))
             label = "answered" if node.kind_of_answer != "bool" else "approved"
             drawing.lines.append(Line(f"M{middle} {y + BOX_HEIGHT}V{below + GAP}", label, middle + 8, below + GAP - 10))
         else:
@@ -84,23 +85,32 @@ def _column(drawing: Drawing, nodes: tuple[Node, ...], x: int, y: int) -> int:
     return y
 
 
-def _rejection(drawing: Drawing, node: HumanStep, x: int, y: int) -> int:
-    """Draw what a rejection does, and return the lowest line it takes."""
-    right, level = x + BOX_WIDTH, y + BOX_HEIGHT // 2
-    if node.on_reject is None:
-        drawing.lines.append(Line(f"M{right} {level}H{right + BRANCH_GAP}", "rejected", right + 8, level - 6))
-        drawing.ends.append((right + BRANCH_GAP + DOT, level, "stops"))
-        return y + BOX_HEIGHT
-    left = right + BRANCH_GAP
-    drawing.lines.append(Line(f"M{right} {level}H{left}", "rejected", right + 8, level - 6))
-    below = y
+def _ways_out(drawing: Drawing, node: HumanStep, x: int, y: int) -> int:
+    """Draw what a rejection does, and below it what a missed deadline does; return the lowest line they take."""
+    at_deadline, late = node.timetable.at_deadline, node.timetable.steps
+    word = "rejected, late" if at_deadline == AtDeadline.REJECT else "rejected"
+    below = _way(drawing, node.on_reject, x + BOX_WIDTH, (y, y), (word, "rejected" if node.on_reject else "stops"))
+    if late is None and at_deadline != AtDeadline.FAIL:
+        return below
+    return _way(drawing, late, x + BOX_WIDTH, (y, below + GAP // 2), ("late", "expired" if late else "fails"))
+
+
+def _way(drawing: Drawing, steps: Pipeline | None, right: int, span: tuple[int, int], words: tuple[str, str]) -> int:
+    """Draw a way out of the box at `right`, from its top at the first of `span` to `steps` at the second."""
+    (gate, top), (word, end) = span, words
+    left, level = right + BRANCH_GAP, top + BOX_HEIGHT // 2
+    start = f"M{right} {level}" if top == gate else f"M{right} {gate + BOX_HEIGHT - 10}H{right + 8}V{level}"
+    drawing.lines.append(Line(f"{start}H{left}", word, right + 11, level - 6))
+    if steps is None:
+        drawing.ends.append((left + DOT, level, end))
+        return top + BOX_HEIGHT
     middle = left + BOX_WIDTH // 2
-    for inner in node.on_reject.nodes:
-        drawing.boxes.append(_box(inner, left, below))
-        drawing.lines.append(Line(f"M{middle} {below + BOX_HEIGHT}V{below + BOX_HEIGHT + GAP}"))
-        below += BOX_HEIGHT + GAP
-    drawing.ends.append((middle, below + DOT, "rejected"))
-    return below + 2 * DOT
+    for inner in steps.nodes:
+        drawing.boxes.append(_box(inner, left, top))
+        drawing.lines.append(Line(f"M{middle} {top + BOX_HEIGHT}V{top + BOX_HEIGHT + GAP}"))
+        top += BOX_HEIGHT + GAP
+    drawing.ends.append((middle, top + DOT, end))
+    return top + 2 * DOT
 
 
 def _box(node: Node, x: int, y: int) -> Box:
@@ -108,6 +118,15 @@ def _box(node: Node, x: int, y: int) -> Box:
     label = node.name if len(node.name) <= LONGEST_LABEL else node.name[: LONGEST_LABEL - 1] + "…"
     note = note if len(note) <= LONGEST_NOTE else note[: LONGEST_NOTE - 1] + "…"
     return Box(x, y, node.name, label, note, node.kind)
+
+
+def _late(node: HumanStep) -> str:
+    """What a missed deadline does, as far as it is drawn."""
+    if node.timetable.steps is not None:
+        return f"go to {sentence(node.timetable.steps)}"
+    if node.timetable.at_deadline == AtDeadline.FAIL:
+        return "the run fails"
+    return "that is a rejection" if node.timetable.at_deadline == AtDeadline.REJECT else ""
 
 
 def note_of(node: Node) -> str:
@@ -163,7 +182,7 @@ def sentence(pipeline: Pipeline) -> str:
         if isinstance(node, HumanStep):
             then = "the run stops" if node.on_reject is None else f"go to {sentence(node.on_reject)}"
             part += f", {asks(node)}; if rejected, {then}"
-            late = node.timetable.steps
-            part += f"; if nobody answers in time, go to {sentence(late)}" if late is not None else ""
+            late = _late(node)
+            part += f"; if nobody answers in time, {late}" if late else ""
         said.append(part)
     return "; ".join(said)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import dataclasses
 import re
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
-from flujo import Pipeline, Step
+from flujo import Approve, Pipeline, Step
+from flujo.child import ChildStep
+from flujo.human import HumanStep
+from flujo.waits import SignalStep, Timer
 from pytest_django import DjangoAssertNumQueries
 
 from runs.queries import pipelines
@@ -22,6 +27,7 @@ from tests.runs.conftest import SignIn, queries_of
 from tests.runs.reading import words_of
 
 pytestmark = pytest.mark.django_db
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -152,9 +158,49 @@ def test_drawing_routes_a_rejection_beside_the_steps() -> None:
     assert "if rejected, go to 1. notify" in drawing.sentence
 
 
-@pytest.mark.parametrize("version", ["1.0.0", "1.1.0"])
-def test_drawing_keeps_its_boxes_apart_and_inside(version: str) -> None:
-    drawing = drawn(version)
+LATE = [shop.notify >> shop.read, "reject", "fail", "wait", Approve()]
+
+
+def gate_with_deadline(on_deadline: Any, on_reject: Any = None) -> Drawing:
+    gate = Step.human_in_the_loop(
+        "ask", input_schema=bool, on_reject=on_reject, deadline=timedelta(days=2), on_deadline=on_deadline
+    )
+    return draw(shop.price >> gate >> shop.ship)
+
+
+def test_drawing_shows_the_steps_of_a_rejection_and_of_a_missed_deadline() -> None:
+    drawing = gate_with_deadline(LATE[0], on_reject=shop.tick)
+    assert {"tick", "notify", "read"} <= {box.name for box in drawing.boxes}
+    assert {"rejected", "late"} <= {line.label for line in drawing.lines}
+    assert [word for _, _, word in drawing.ends] == ["rejected", "expired", "completed"]
+    assert "if nobody answers in time, go to 1. notify; 2. read" in drawing.sentence
+
+
+@pytest.mark.parametrize(
+    ("on_deadline", "labels", "ends"),
+    [
+        ("reject", {"rejected, late"}, ["stops", "completed"]),
+        ("fail", {"rejected", "late"}, ["stops", "fails", "completed"]),
+        ("wait", {"rejected"}, ["stops", "completed"]),
+        (Approve(), {"rejected"}, ["stops", "completed"]),
+    ],
+)
+def test_drawing_says_how_a_missed_deadline_ends_a_run(on_deadline: Any, labels: set[str], ends: list[str]) -> None:
+    drawing = gate_with_deadline(on_deadline)
+    assert {line.label for line in drawing.lines} - {"", "approved"} == labels
+    assert [word for _, _, word in drawing.ends] == ends
+
+
+@pytest.mark.parametrize("kind", [HumanStep.kind, Timer.kind, SignalStep.kind, ChildStep.kind])
+def test_drawing_has_a_style_for_each_kind_of_step_that_waits(kind: str) -> None:
+    assert f".drawing__step--{kind} rect" in (ROOT / "static/css/components/pipeline.css").read_text()
+
+
+@pytest.mark.parametrize(
+    "drawing",
+    [drawn("1.0.0"), drawn("1.1.0"), *(gate_with_deadline(late, no) for late in LATE for no in (shop.tick, None))],
+)
+def test_drawing_keeps_its_boxes_apart_and_inside(drawing: Drawing) -> None:
     for box in drawing.boxes:
         assert 0 <= box.x <= drawing.width - BOX_WIDTH
         assert 0 <= box.y <= drawing.height - BOX_HEIGHT
