@@ -117,9 +117,9 @@ class RequestPage:
     @property
     def missing_words(self) -> str:
         """How many more people must vote, and for what."""
-        more = self.task.quorum - self.agreed
-        what = "approve" if self.task.kind == "bool" else "give the same answer"
-        return f"{more} more {'person' if more == 1 else 'people'} must {what}"
+        left = self.task.quorum - self.agreed
+        people = f"{'more ' if self.agreed else ''}{'person' if left == 1 else 'people'}"
+        return f"{left} {people} must {'approve' if self.task.kind == 'bool' else 'give the same answer'}"
 
     @property
     def overdue(self) -> bool:

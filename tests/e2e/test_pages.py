@@ -107,6 +107,24 @@ def test_tables_fit_between_a_phone_and_a_wide_screen(demo_site: Site, person: P
     assert not found, "\n".join(found[:9])
 
 
+@pytest.mark.parametrize("javascript", [True, False])
+@pytest.mark.parametrize("system", ["light", "dark"])
+def test_theme_is_the_systems_unless_the_reader_chose_one(
+    site: Site, person: People, system: str, javascript: bool
+) -> None:
+    somebody = person(site, "admin", color_scheme=system, java_script_enabled=javascript)
+    background = {"light": "rgb(247, 247, 245)", "dark": "rgb(18, 19, 22)"}
+    expect(somebody.goto("/inbox/").locator("body")).to_have_css("background-color", background[system])
+    for chosen in ("light", "dark"):
+        if javascript:
+            somebody.page.locator("[data-menu] summary").click()
+            somebody.page.get_by_role("button", name=chosen.title(), exact=True).click()
+            expect(somebody.page.locator("body")).to_have_css("background-color", background[chosen])
+        else:
+            somebody.context.add_cookies([{"name": "theme", "value": chosen, "url": site.url}])
+        expect(somebody.goto("/inbox/").locator("body")).to_have_css("background-color", background[chosen])
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_sign_in_and_a_refused_form_are_accessible(site: Site, person: People, size: str) -> None:
     somebody = person(site, viewport=SIZES[size])
