@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import flujo
+from django.db.models import Case, When
 from flujo.lease import parse_holder
-from flujo.status import EventKind, Outcome, RunStatus, TaskStatus, Wait
+from flujo.status import ACTIVE, EventKind, Outcome, RunStatus, TaskStatus, Wait
 
 from runs import access
 from runs.display import run_badge
@@ -19,22 +22,40 @@ from runs.models import Attempt, AuditEvent, Checkpoint, HumanTask, Run, RunInpu
 from runs.queries.payload import ABSENT, HIDDEN_ERROR, Payload, payload
 from runs.queries.run_header import RunHeader, header
 from runs.queries.run_list import candidates
-from runs.queries.run_steps import Steps, steps
+from runs.queries.run_steps import Failure, Steps, steps
 from runs.queries.waits import WaitLine, open_waits
 from runs.secrets import secrets_of
 
 MAX_QUESTIONS = 10
+DIGITS = re.compile(r"(\d+)")
+"""What cuts a path into words and numbers in turn, so that item 10 comes behind item 9."""
 MAX_MADE = 10
 _WHY = [EventKind.RUN_CANCELLED, EventKind.RUN_CANCEL_REQUESTED, EventKind.RUN_REJECTED]
 _WHY_REJECTED = [EventKind.DECISION_RECORDED]  # the last one: a rejection is the end of its run
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """An open human task and whom it asks; nobody named is anyone who may decide."""
+class Asked:
+    """Whom some of the open human tasks ask, and how many do; nobody named is anyone who may decide."""
 
-    task: HumanTask
-    asked: list[str]
+    names: tuple[str, ...]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """The open human tasks of a run: the first ones by path, whom all of them ask, since when and until when."""
+
+    tasks: list[HumanTask]
+    count: int
+    asked: list[Asked]
+    since: datetime | None
+    due_at: datetime | None
+
+    @property
+    def more(self) -> int:
+        """How many are not among the first ones."""
+        return self.count - len(self.tasks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +69,17 @@ class ResumeCard:
     next_number: int
     next_name: str
     holder: str
-    questions: list[Question]
+    questions: Questions
     waits: list[WaitLine]
     may_signal: bool
     ended_by: str
     ended_why: str
     ended_at: datetime | None
+
+    @property
+    def more_waits(self) -> int:
+        """How many waits are not named one by one."""
+        return max(len(self.waits) - 3, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +93,7 @@ class ErrorCard:
     frame: str
     line: str
     traceback: str
+    child: Run | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +122,22 @@ def page(user: access.User, run: Run) -> RunPage:
     head = header(user, run)
     shape = shape_of(run)
     listed = steps(run, shape, now=head.now, stalled=head.stalled, shows_values=head.shows_values)
+    children = _children(user, run, listed.failed)
     return RunPage(
         header=head,
         resume=_resume(user, run, shape, stalled=head.stalled),
         steps=listed,
-        error=_error(run, listed.failed, shown=head.shows_values),
+        error=_error(run, listed.failed, children, shown=head.shows_values),
         result=_result(run, shown=head.shows_values),
         made=_made(user, run),
-        children=list(access.visible_to(user).filter(parent_run_id=run.pk).order_by("created_at")[:MAX_MADE]),
+        children=children,
     )
+
+
+def _children(user: access.User, run: Run, failed: Failure | None) -> list[Run]:
+    """The children that `user` may see: the one that made the run fail, those that are active, then the oldest."""
+    first = Case(When(pk=failed.child if failed else "", then=0), When(status__in=ACTIVE, then=1), default=2)
+    return list(access.visible_to(user).filter(parent_run_id=run.pk).order_by(first, "created_at")[:MAX_MADE])
 
 
 def _made(user: access.User, run: Run) -> list[Descendant]:
@@ -121,7 +155,6 @@ def shape_of(run: Run) -> list[dict[str, Any]]:
 
 def _resume(user: access.User, run: Run, shape: list[dict[str, Any]], *, stalled: bool) -> ResumeCard:
     names = [node["name"] for node in shape]
-    tasks = HumanTask.objects.filter(run=run, status=TaskStatus.OPEN).defer("evidence", "schema")[:MAX_QUESTIONS]
     why = _WHY_REJECTED if run.outcome == Outcome.REJECTED else _WHY
     ended = AuditEvent.objects.filter(run_id=run.pk, kind__in=why).order_by("seq").values_list("actor", "at", "body")
     actor, at, body = _first_with_a_person(list(ended))
@@ -133,12 +166,25 @@ def _resume(user: access.User, run: Run, shape: list[dict[str, Any]], *, stalled
         next_number=run.step_index + 1,
         next_name=run.step_name,
         holder=str(parse_holder(run.holder) or "a worker"),
-        questions=[Question(task, candidates(task)) for task in tasks],
+        questions=_questions(run),
         waits=(waits := open_waits([run.pk]).get(run.pk, [])),
         may_signal=any(wait.kind == Wait.SIGNAL for wait in waits) and access.may(user, "signal", run.pipeline),
         ended_by=actor,
         ended_why=json.loads(body)["data"].get("reason", ""),
         ended_at=at,
+    )
+
+
+def _questions(run: Run) -> Questions:
+    tasks = list(HumanTask.objects.filter(run=run, status=TaskStatus.OPEN).defer("evidence", "schema", "message"))
+    tasks.sort(key=lambda task: [int(part) if part.isdecimal() else part for part in DIGITS.split(task.path)])
+    asked = Counter(tuple(candidates(task)) for task in tasks)
+    return Questions(
+        tasks=tasks[:MAX_QUESTIONS],
+        count=len(tasks),
+        asked=[Asked(names, count) for names, count in asked.most_common()],
+        since=min((task.raised_at for task in tasks), default=None),
+        due_at=min((task.due_at for task in tasks if task.due_at), default=None),
     )
 
 
@@ -165,19 +211,21 @@ def _result(run: Run, *, shown: bool) -> Payload:
     return payload(output, shown=shown, secrets=secrets_of(run), path=path, source=path)
 
 
-def _error(run: Run, failed: Attempt | None, *, shown: bool) -> ErrorCard | None:
-    if run.status != RunStatus.FAILED:
+def _error(run: Run, failed: Failure | None, children: list[Run], *, shown: bool) -> ErrorCard | None:
+    if failed is None:
         return None
-    traceback = traceback_of(failed) if failed else ""
+    attempt = failed.attempt
+    traceback = traceback_of(attempt) if attempt else ""
     frame, line = last_own_frame(traceback)
     return ErrorCard(
         type=run.error_type,
         message=run.error_message if shown else HIDDEN_ERROR,
-        path=failed.path if failed else run.step_name,
-        number=failed.number if failed else 0,
+        path=failed.path,
+        number=attempt.number if attempt else 0,
         frame=frame,
         line=line,
         traceback=traceback if shown else "",
+        child=next((child for child in children if child.pk == failed.child), None),
     )
 
 

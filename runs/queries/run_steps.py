@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 
 from django.db.models import Case, IntegerField, Model, QuerySet, Value, When
 from flujo.paths import MIGRATION
-from flujo.status import AttemptOutcome, DecisionOutcome, Outcome, RunStatus, TaskStatus, Wait, WaitStatus
+from flujo.status import AttemptOutcome, DecisionOutcome, EventKind, Outcome, RunStatus, TaskStatus, Wait, WaitStatus
 from flujo.transitions.lineage import NO_FENCE
 
 from runs.artefacts import beginnings
 from runs.encryption import beginning
-from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run, RunWait, StepReport
+from runs.models import Attempt, AuditEvent, Checkpoint, Decision, HumanTask, Run, RunWait, StepReport
 from runs.queries.step_reports import ProgressLine, progress_of, without_note
 from runs.queries.timeline import Bar, Span, Timeline
 from runs.queries.waits import WaitLine, line_of
@@ -61,7 +61,16 @@ class Steps:
     rows: list[StepRow]
     folded_seconds: float
     cut: bool
-    failed: Attempt | None
+    failed: Failure | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Where a failed run stopped, with the attempt that failed there; `child` is the run that failed in its stead."""
+
+    path: str
+    attempt: Attempt | None
+    child: str
 
 
 @dataclass(slots=True)
@@ -110,11 +119,12 @@ class _Scene:
     run: Run
     now: datetime
     stalled: bool
+    failed_at: str
 
 
 def steps(run: Run, shape: list[dict[str, Any]], *, now: datetime, stalled: bool, shows_values: bool) -> Steps:
-    """The rows of `run`, whose pipeline has `shape`, in six queries."""
-    scene, traces, cut = _Scene(run, now, stalled), *_collect(run, [node["name"] for node in shape])
+    """The rows of `run`, whose pipeline has `shape`, in six queries, and one more if it failed."""
+    scene, traces, cut = _Scene(run, now, stalled, _failed_at(run)), *_collect(run, [node["name"] for node in shape])
     spans, secrets = {path: _spans(trace, now) for path, trace in traces.items()}, secrets_of(run)
     line = _timeline(run, spans)
     rows = []
@@ -124,7 +134,7 @@ def steps(run: Run, shape: list[dict[str, Any]], *, now: datetime, stalled: bool
         shown = replace(row, preview=shown_beginning(row.preview, secrets, row.path))
         rows.append(shown if shows_values else _without_values(row))
     folded = sum((until - since).total_seconds() for since, until in line.folded)
-    return Steps(rows, folded, cut, _failed(run, traces))
+    return Steps(rows, folded, cut, _failure(scene, traces))
 
 
 def _without_values(row: StepRow) -> StepRow:
@@ -198,7 +208,7 @@ def _order(found: tuple[str, _Traces]) -> tuple[int, datetime, str]:
 
 
 def _row(scene: _Scene, place: _Place, trace: _Traces) -> StepRow:
-    saved, last = trace.checkpoint, trace.attempts[-1] if trace.attempts else None
+    saved = trace.checkpoint
     started = _started(trace)
     return StepRow(
         path=place.path,
@@ -214,7 +224,7 @@ def _row(scene: _Scene, place: _Place, trace: _Traces) -> StepRow:
         note=_note(place, trace),
         until=line_of(waits) if (waits := trace.open_wait) else None,
         progress=progress_of(trace.report, shown=True),
-        error=f"{last.error_type}: {last.error_message}" if last and last.error_type and not saved else "",
+        error=_error(scene, place, trace),
         bars=[],
     )
 
@@ -227,6 +237,15 @@ def _started(trace: _Traces) -> datetime | None:
     if trace.attempts:
         return trace.attempts[0].started_at
     return trace.checkpoint.started_at if trace.checkpoint else None
+
+
+def _error(scene: _Scene, place: _Place, trace: _Traces) -> str:
+    """What the newest attempt failed of; where none was made, what the run failed of here."""
+    last = trace.attempts[-1] if trace.attempts else None
+    if last is not None:
+        return f"{last.error_type}: {last.error_message}" if last.error_type and not trace.checkpoint else ""
+    run = scene.run
+    return f"{run.error_type}: {run.error_message}" if place.path == scene.failed_at and run.error_type else ""
 
 
 def _note(place: _Place, trace: _Traces) -> str:
@@ -267,7 +286,8 @@ def _state(scene: _Scene, place: _Place, trace: _Traces) -> str:
     if trace.checkpoint is not None:
         return RunStatus.COMPLETED
     if trace.wait is not None:
-        return _STATES_OF_WAITS[WaitStatus(trace.wait.status)]
+        closed = trace.wait.status == WaitStatus.CLOSED
+        return RunStatus.FAILED if closed and place.path == scene.failed_at else _STATES_OF_WAITS[trace.wait.status]
     if trace.open_wait is not None:
         return "retrying"
     if not trace.attempts:
@@ -297,7 +317,7 @@ _STATES_OF_PAUSES: dict[str, str] = {
 }
 
 
-_STATES_OF_WAITS: dict[WaitStatus, str] = {
+_STATES_OF_WAITS: dict[str, str] = {
     WaitStatus.OPEN: "waiting",
     WaitStatus.OVER: RunStatus.COMPLETED,
     WaitStatus.EXPIRED: Outcome.EXPIRED,
@@ -335,9 +355,17 @@ def _spans(trace: _Traces, now: datetime) -> list[tuple[Span, str]]:
     return spans
 
 
-def _failed(run: Run, traces: dict[str, _Traces]) -> Attempt | None:
-    """The attempt that ended the run."""
+def _failed_at(run: Run) -> str:
+    """The path at which a failed run stopped, by its history; "" for any other."""
     if run.status != RunStatus.FAILED:
+        return ""
+    ends = AuditEvent.objects.filter(run_id=run.pk, kind=EventKind.RUN_FAILED).order_by("-seq")
+    return ends.values_list("path", flat=True).first() or run.step_name
+
+
+def _failure(scene: _Scene, traces: dict[str, _Traces]) -> Failure | None:
+    if scene.run.status != RunStatus.FAILED:
         return None
-    bad = [a for trace in traces.values() if not trace.checkpoint for a in trace.attempts if a.outcome is not None]
-    return max(bad, key=lambda attempt: (attempt.started_at, attempt.number), default=None)
+    trace = traces.get(scene.failed_at, _Traces())
+    child = trace.wait.name if trace.wait is not None and trace.wait.kind == Wait.CHILD else ""
+    return Failure(scene.failed_at, trace.attempts[-1] if trace.attempts else None, child)

@@ -338,7 +338,7 @@ def failed_run(run_id: str = "", **fields: Any) -> Run:
     for number in (1, 2):
         attempt(stored, "price", number, outcome=AttemptOutcome.FAILED)
     audit_event(stored, EventKind.STEP_FAILED, path="price")
-    audit_event(stored, EventKind.RUN_FAILED)
+    audit_event(stored, EventKind.RUN_FAILED, path="price")
     return stored
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 from flujo import PipelineRegistry, Step, step
-from flujo.status import RunStatus, Wait
+from flujo.status import EventKind, RunStatus, Wait, WaitStatus
 
 from runs.models import HumanTask, Run
 from runs.services.cancel import cancel
@@ -88,3 +90,18 @@ def test_step_that_holds_a_child_inside_waits_as_it_does(viewer: User, sign_in: 
     factories.run_wait(parent, "both/go", kind=Wait.CHILD, name="child-2")
     page = sign_in(viewer).get("/runs/parent-2/").content.decode()
     assert page.count("Waiting</span>") == 3, "the run, the step, and the one inside it"
+
+
+def test_parent_of_a_failed_child_says_so_at_its_step_and_leads_to_the_child(viewer: User, sign_in: SignIn) -> None:
+    failed = {"error_type": "ChildFailed", "error_message": "The child run child-3 of 'go' has failed: no."}
+    parent = factories.run("parent-3", status=RunStatus.FAILED, steps=["go", "post"], **failed)
+    factories.run_wait(parent, "go", kind=Wait.CHILD, name="child-3", status=WaitStatus.CLOSED)
+    factories.audit_event(parent, EventKind.RUN_FAILED, path="go")
+    factories.failed_run("child-3", pipeline="child", parent_run_id="parent-3", parent_path="go")
+    page = sign_in(viewer).get("/runs/parent-3/").content.decode()
+    assert page.count("Failed</span>") == 3, "the run, its child, and the step"
+    assert re.search(r'(?s)id="run-error-child" href="/runs/child-3/".*Open the failed child run', page)
+    assert "Closed</span>" not in page
+    hidden = sign_in(factories.user("only", can=["view"], on="orders")).get("/runs/parent-3/").content.decode()
+    assert "run-error-child" not in hidden
+    assert 'href="/runs/parent-3/steps/go/"' in hidden

@@ -9,6 +9,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
+from flujo.status import AttemptOutcome, EventKind, RunStatus
 
 from runs.models import Checkpoint, Run, RunInput
 from runs.queries.payload import LARGE
@@ -34,7 +35,18 @@ def test_paused_run_says_where_it_resumes_and_whom_it_waits_for(client: Client) 
     factories.paused_run("r1", candidates=["group:finance"])
     page = words_of(client, "/runs/r1/")
     assert "Saved after step 2 price (index 2). Will resume at step 3 approve." in page
-    assert "Waiting for finance for" in page
+    assert "Waiting for finance, for" in page
+
+
+def test_run_that_asks_many_people_counts_them_and_lists_the_first_in_order(client: Client) -> None:
+    run = factories.run("r1", status="paused", steps=["each", "post"])
+    for item in reversed(range(12)):
+        factories.human_task(run, path=f"each[{item}]/ask", name="ask", generation=item + 1)
+    assert "Waiting for 12 answers from anyone who may decide, the first for" in words_of(client, "/runs/r1/")
+    page = client.get("/runs/r1/").content.decode()
+    offered = re.findall(r'id="run-request-\d+".*?</svg>(each\[\d+\])/ask', page, re.DOTALL)
+    assert offered == [f"each[{item}]" for item in range(10)]
+    assert 'href="/inbox/?view=all&amp;q=r1">and 2 more in the inbox' in page
 
 
 def test_paused_run_links_to_its_open_request(client: Client) -> None:
@@ -108,6 +120,18 @@ def test_own_frame_is_the_innermost_one_outside_libraries() -> None:
     assert last_own_frame("") == ("", "")
 
 
+def test_error_names_the_item_that_failed_and_not_one_that_was_given_back_later(client: Client) -> None:
+    run = factories.run("r1", status=RunStatus.FAILED, steps=["each", "post"])
+    at = run.created_at
+    factories.attempt(run, "each[0]/check", 1, outcome=AttemptOutcome.FAILED, started_at=at)
+    late = {"error_type": "", "error_message": "", "traceback": "", "started_at": at + timedelta(seconds=9)}
+    factories.attempt(run, "each[1]/price", 1, outcome=AttemptOutcome.RELEASED, **late)
+    factories.audit_event(run, EventKind.RUN_FAILED, path="each[0]/check")
+    page = client.get("/runs/r1/").content.decode()
+    assert re.search(r'id="run-error-step" href="[^"]+">Step each\[0\]/check, attempt 1<', page)
+    assert "Traceback" in page
+
+
 def test_step_that_failed_twice_says_how_often_it_was_tried(client: Client) -> None:
     factories.failed_run("r1")
     assert "2 attempts" in words_of(client, "/runs/r1/")
@@ -136,7 +160,7 @@ def test_step_that_holds_others_stands_as_its_run_does_until_it_is_saved(client:
     assert re.search(
         r"1 both Needs a person .* left/ask Needs a person .* right/ask Needs a person .* 2 post Not started", page
     )
-    assert re.search(r"Waiting for L left for .* and for R right for", page)
+    assert re.search(r"Waiting for 2 answers: 1 from L left, 1 from R right, the first for", page)
     assert re.search(r"L left and 1 more", words_of(client, "/runs/"))
 
 

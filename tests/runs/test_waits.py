@@ -99,8 +99,17 @@ def test_run_that_waits_for_a_person_and_a_signal_says_both(client: Client) -> N
     factories.human_task(run, path="both/ask", name="ask", candidates=["ben"])
     factories.run_wait(run, "both/paid", kind=Wait.SIGNAL)
     page = words_of(client, "/runs/r1/")
-    assert re.search(r"Waiting for B ben for .* Also waiting for the signal paid\.", page)
+    assert re.search(r"Waiting for B ben, for .* Also waiting for the signal paid\.", page)
     assert re.search(r"B ben and 1 more", words_of(client, "/runs/"))
+
+
+def test_run_that_waits_for_many_children_names_a_few_and_counts_the_others(client: Client) -> None:
+    run = factories.run("r1", status=RunStatus.PAUSED, wait=Wait.CHILD, steps=["each", "post"])
+    for item in range(12):
+        factories.run_wait(run, f"each[{item}]/go", kind=Wait.CHILD, name=f"child-{item}")
+    page = words_of(client, "/runs/r1/")
+    assert "Waiting for its child run child-0 and for its child run child-1 and" in page
+    assert "child-2 and for 9 more." in page
 
 
 def test_list_shows_the_wait_that_ends_first_and_counts_the_others(client: Client) -> None:
