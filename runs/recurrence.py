@@ -7,10 +7,12 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
+from django.utils import timezone
 from flujo.errors import InvalidInput
 
 SHORTEST, LONGEST = timedelta(minutes=1), timedelta(days=366)
 CRON_FIELDS = 5
+SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,14 @@ class Recurrence:
     def after(self, moment: datetime) -> datetime:
         """The first instant later than `moment`, in UTC. Raises `InvalidInput` for what cannot be understood."""
         return self._next_time(moment) if self.every is None else self._next_interval(self.every, moment)
+
+    def upcoming(self, moment: datetime) -> list[datetime]:
+        """The first three instants later than `moment`, on the clock of the time zone; an interval has the site's."""
+        found = [moment]
+        while len(found) <= SHOWN:
+            found.append(self.after(found[-1]))
+        zone = _zone(self.zone) if self.every is None else timezone.get_current_timezone()
+        return [instant.astimezone(zone) for instant in found[1:]]
 
     def _next_interval(self, every: timedelta, moment: datetime) -> datetime:
         if not SHORTEST <= every <= LONGEST:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django import forms
 from django.http import HttpRequest
 from django.utils import timezone
-from flujo.errors import FlujoError
+from flujo.errors import FlujoError, InvalidInput
 from flujo.registry import RegisteredPipeline
 
 from runs.encryption import Sealed
 from runs.models import Schedule
-from runs.services.schedules import Terms
+from runs.services.schedules import Terms, recurrence
 from runs.value_form import ValueForm
 
 MAX_MINUTES = 366 * 24 * 60
@@ -56,6 +56,10 @@ class ScheduleForm:
         shown = given if schema is not None else entry.secrets.drop(given, "")  # fields hide what is secret themselves
         self.input = ValueForm(schema, request, taken=entry.input_type is not None, initial=shown)
         self.problems: list[str] = []
+        self.previews = posted is not None and "preview" in posted
+        self.upcoming: list[datetime] = []
+        if self.previews or (posted is None and schedule is not None):
+            self._look_ahead()
 
     @property
     def failed(self) -> bool:
@@ -65,6 +69,18 @@ class ScheduleForm:
     def is_valid(self) -> bool:
         """Read what was typed; both parts say what is wrong with them."""
         return all([self.fields.is_valid(), self.sealed or self.input.is_valid()])
+
+    def _look_ahead(self) -> None:
+        """Find the next instants of what is typed, or else stored; what is wrong is said at its field."""
+        schedule, now = self.schedule, timezone.now()
+        try:
+            if not self.previews and schedule is not None:
+                self.upcoming = schedule.recurrence.upcoming(now)
+            elif not {"cron", "zone", "minutes"} & self.fields.errors.keys():
+                self.fields.errors.pop("name", None)  # nothing is saved yet
+                self.upcoming = recurrence(self.terms, schedule, now).upcoming(now)
+        except InvalidInput as error:
+            self.refuse(error)
 
     @property
     def terms(self) -> Terms:

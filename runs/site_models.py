@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import ClassVar
 
 from django.conf import settings
 from django.contrib.auth.models import Group
 from django.db import models
 from django.urls import reverse
+from flujo.errors import InvalidInput
 
 from runs.encryption import SealedRow, SealedText
 from runs.recurrence import Recurrence
@@ -130,6 +132,14 @@ class Schedule(SealedRow):
     def recurrence(self) -> Recurrence:
         """The instants at which it is due."""
         return Recurrence(self.cron, self.zone, self.every, self.anchor)
+
+    @property
+    def upcoming(self) -> list[datetime]:
+        """The next instants on its own clock; none where they cannot be understood any more."""
+        try:
+            return self.recurrence.upcoming(self.next_at - timedelta(microseconds=1))
+        except InvalidInput:
+            return []
 
     @property
     def when(self) -> str:

@@ -15,8 +15,8 @@ from flujo.kin import settle
 
 from runs.dispatch import hint
 from runs.notices import deliver
+from runs.services import due
 from runs.services.alarms import due_runs, ring
-from runs.services.due import start_due
 from runs.state_backend import DjangoBackend
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Sweeper:
 
     def _works(self, now: datetime) -> Iterator[Callable[[], object]]:
         yield from (partial(ring, run_id, now) for run_id in due_runs(now))
-        yield partial(start_due, now)
+        yield from (partial(due.start, schedule, now) for schedule in due.due_schedules(now))
         yield from (partial(self._settle, run_id, now) for run_id in asyncio.run(self._backend.untold(LIMIT)))
         yield partial(self._hint, now)
         yield partial(deliver, now)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from datetime import datetime, timedelta
 
+from django.contrib.auth import get_user_model
 from django.db import transaction
 from flujo import transitions
 from flujo.admission import run_id_for
 from flujo.clock import SystemClock
 from flujo.codec import isoformat
-from flujo.errors import InvalidInput, KeyMissing, RunConflict
+from flujo.errors import InvalidInput, KeyMissing, NotAllowed, RunConflict
 from flujo.registry import PipelineRegistry
 from flujo.start import new_run
 from flujo.status import ACTIVE
 
-from runs import dispatch
+from runs import access, dispatch
 from runs.encryption import Sealed
 from runs.models import Run, Schedule
 from runs.registry import registry as site_registry
@@ -27,26 +28,26 @@ LIMIT = 100
 AFTER_FAILURE = timedelta(hours=1)
 
 
-def start_due(now: datetime, *, registry: PipelineRegistry = site_registry) -> list[str]:
-    """Start a run of every schedule that is due and whose pipeline is registered here; their ids.
+def due_schedules(now: datetime, *, registry: PipelineRegistry = site_registry) -> list[Schedule]:
+    """The schedules that are due and whose pipelines are registered here, those that wait longest first."""
+    due = Schedule.objects.filter(enabled=True, next_at__lte=now, pipeline__in=registry.names())
+    return list(due.order_by("next_at")[:LIMIT])
+
+
+def start(schedule: Schedule, now: datetime, *, registry: PipelineRegistry = site_registry) -> str | None:
+    """Start the run of a schedule that is due, as its owner, who must be allowed to; its id, None when none started.
 
     A schedule whose instants were missed starts one run, for the earliest of them, and is next due after `now`. One
     whose last run is still active starts none where it says so.
     """
-    due = Schedule.objects.filter(enabled=True, next_at__lte=now, pipeline__in=registry.names())
-    started = [_start(schedule, now, registry) for schedule in due.order_by("next_at")[:LIMIT]]
-    return [run_id for run_id in started if run_id is not None]
-
-
-def _start(schedule: Schedule, now: datetime, registry: PipelineRegistry) -> str | None:
     next_at = now + AFTER_FAILURE
     try:
         next_at = schedule.recurrence.after(now)
         with transaction.atomic():
             return _start_or_skip(schedule, now, registry) if _take(schedule, next_at) else None
-    except (InvalidInput, KeyMissing, RunConflict) as error:  # at once it would fail the same way
+    except (InvalidInput, KeyMissing, NotAllowed, RunConflict) as error:  # at once it would fail the same way
         with transaction.atomic():
-            if _take(schedule, next_at):
+            if _take(schedule, next_at) and schedule.problem != error.message:  # else it was told before
                 Schedule.objects.filter(pk=schedule.pk).update(problem=error.message)
                 told = {"pipeline": schedule.pipeline, "name": schedule.name, "message": error.message}
                 site_audit.record("schedule.failed", actor="", origin=None, **told)
@@ -64,6 +65,7 @@ def _start_or_skip(schedule: Schedule, now: datetime, registry: PipelineRegistry
     if schedule.skips_while_active and Run.objects.filter(pk=schedule.last_run_id, status__in=ACTIVE).exists():
         stored.update(skipped_at=schedule.next_at)
         return None
+    _check_owner(schedule)
     if isinstance(schedule.input, Sealed):
         raise KeyMissing(f"{schedule.input}.")
     due_at = isoformat(schedule.next_at)
@@ -83,3 +85,21 @@ def _start_or_skip(schedule: Schedule, now: datetime, registry: PipelineRegistry
     stored.update(last_at=schedule.next_at, last_run_id=run_id, problem="")
     dispatch.hint_on_commit(run_id)
     return run_id
+
+
+def _check_owner(schedule: Schedule) -> None:
+    """Raise `NotAllowed` unless the owner may start the pipeline now, as if by hand."""
+    name, pipeline = schedule.owner, schedule.pipeline
+    owner = get_user_model().objects.filter(username=name).first()
+    if owner is None:
+        why = f"{name} has no account any more"
+    elif not owner.is_active:
+        why = f"the account of {name} is switched off"
+    elif not access.may(owner, "start", pipeline):
+        why = f"{name} may not start {pipeline}"
+    else:
+        return
+    raise NotAllowed(
+        f"No run was started: a schedule starts runs in its owner’s name, and {why}. An administrator can change that; "
+        f"or somebody who may start {pipeline} saves the schedule, and is its owner then."
+    )

@@ -16,6 +16,7 @@ from flujo.errors import InvalidInput, KeyMissing, NotAllowed
 from runs import access
 from runs.encryption import Sealed
 from runs.models import Schedule
+from runs.recurrence import Recurrence
 from runs.registry import registry
 from runs.services import site_audit
 
@@ -37,13 +38,14 @@ class Terms:
 
 
 def save(*, actor: access.User, pipeline: str, schedule: Schedule | None, terms: Terms, origin: Origin) -> Schedule:
-    """Make a schedule, or change one; it is next due at its first instant from now.
+    """Make a schedule, or change one; it is next due at its first instant from now, and starts runs as `actor`.
 
     An input that no key here opens stays as it is. Raises `NotAllowed`, `PipelineNotFound`, `KeyMissing`, and
     `InvalidInput`, whose details name the `field` or pydantic's `errors`.
     """
     now = timezone.now()
     with _allowed(actor, pipeline, origin):
+        access.require(actor, "start", pipeline)
         saved = schedule or Schedule(pipeline=pipeline, created_at=now, anchor=now)
         before = _facts(saved) if schedule is not None else {}
         _set(saved, terms, now)
@@ -64,6 +66,14 @@ def delete(*, actor: access.User, schedule: Schedule, origin: Origin) -> None:
         schedule.delete()
 
 
+def recurrence(terms: Terms, schedule: Schedule | None, now: datetime) -> Recurrence:
+    """The instants of some terms; a new interval is counted from `now`. Raises `InvalidInput`."""
+    if bool(terms.cron) == (terms.every is not None):
+        raise InvalidInput("Give either a cron expression or an interval.", field="cron")
+    same = schedule is not None and schedule.every == terms.every
+    return Recurrence(terms.cron, terms.zone, terms.every, schedule.anchor if same and schedule else now)
+
+
 @contextmanager
 def _allowed(actor: access.User, pipeline: str, origin: Origin) -> Iterator[None]:
     """One transaction for who may; a refusal is recorded outside of it."""
@@ -78,10 +88,7 @@ def _allowed(actor: access.User, pipeline: str, origin: Origin) -> Iterator[None
 
 
 def _set(schedule: Schedule, terms: Terms, now: datetime) -> None:
-    if bool(terms.cron) == (terms.every is not None):
-        raise InvalidInput("Give either a cron expression or an interval.", field="cron")
-    if schedule.every != terms.every:
-        schedule.anchor = now
+    schedule.anchor = recurrence(terms, schedule, now).anchor
     if isinstance(schedule.input, Sealed) and schedule.name != terms.name:
         raise KeyMissing(f"Its name cannot change now. Its input: {schedule.input}.", field="name")
     schedule.name, schedule.enabled, schedule.updated_at = terms.name, terms.enabled, now

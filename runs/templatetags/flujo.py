@@ -79,6 +79,12 @@ def at(when: datetime | None) -> SafeString | str:
 
 
 @register.simple_tag
+def on_its_clock(when: datetime) -> SafeString:
+    """A coming instant as the clock of its own time zone shows it, with the day of the week."""
+    return format_html('<time datetime="{}">{}</time>', when.isoformat(), when.strftime("%a %d %b %Y, %H:%M %Z"))
+
+
+@register.simple_tag
 def until(when: datetime | None, form: str = "until {} ({})") -> SafeString | str:
     """An instant that something waits for: its time of day, its day where that isn't today, and how far it is."""
     if when is None:

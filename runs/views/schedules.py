@@ -55,8 +55,10 @@ def _form(request: HttpRequest, entry: RegisteredPipeline, schedule: Schedule | 
     allowed = access.may(request.user, "schedule", entry.name)
     form = ScheduleForm(entry, request, schedule if allowed else None)
     context = {"nav": "pipelines", "entry": entry, "schedule": schedule, "form": form, "allowed": allowed}
-    if request.method != "POST" or form.input.is_row_action:
-        return render(request, FORM, context, status=200 if allowed else 403)
+    if request.method != "POST" or form.input.is_row_action or form.previews:
+        return render(
+            request, FORM, context, status=403 if not allowed else 422 if form.previews and form.failed else 200
+        )
     if not form.is_valid() and allowed:
         return render(request, FORM, context, status=422)
     try:

@@ -20,7 +20,7 @@ from flujo.encryption import Keys, new_key
 from runs import store_checks
 from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run, RunInput, Schedule, Vote
 from runs.registry import registry
-from runs.services.due import start_due
+from runs.services.due import due_schedules, start
 from runs.state_backend import DjangoBackend, close_store_threads
 from tests.engine.test_encryption import everything, runner
 from tests.runs import factories, shop
@@ -182,7 +182,8 @@ def test_schedule_keeps_the_input_that_cannot_be_read(lost: Schedule, root: Clie
     assert root.post(address, {**kept, "name": "weekly"}).status_code == 409
     assert root.post(address, {**kept, "enabled": "on"}).status_code == 303
     Schedule.objects.update(next_at=timezone.now())
-    assert start_due(timezone.now()) == []
+    (due,) = due_schedules(timezone.now())
+    assert start(due, timezone.now()) is None
     assert SAID in Schedule.objects.get().problem
     assert SAID in root.get("/pipelines/shop/").content.decode()
     settings.FLUJO_ENCRYPTION_KEYS = [OLD]

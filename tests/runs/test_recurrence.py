@@ -36,6 +36,13 @@ def test_a_time_that_the_clock_leaves_out_is_due_right_after_the_gap() -> None:
     assert instants(cron("30 2 * * *", BERLIN), "2030-03-30T00:00", 3) == ["30 01:30", "31 01:00", "01 00:30"]
 
 
+def test_next_instants_are_told_on_the_clock_of_the_zone() -> None:
+    told = cron("30 2 * * *", BERLIN).upcoming(utc("2030-03-30T00:00"))
+    assert [f"{when:%d %H:%M %Z}" for when in told] == ["30 02:30 CET", "31 03:00 CEST", "01 02:30 CEST"]
+    every = Recurrence("", "", timedelta(hours=5), utc("2030-01-01T00:00")).upcoming(utc("2030-01-01T01:00"))
+    assert [f"{when:%d %H:%M %Z}" for when in every] == ["01 05:00 UTC", "01 10:00 UTC", "01 15:00 UTC"]
+
+
 def test_a_time_that_comes_twice_is_due_the_first_time_only() -> None:
     assert instants(cron("30 2 * * *", BERLIN), "2030-10-26T00:00", 3) == ["26 00:30", "27 00:30", "28 01:30"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from flujo.errors import InvalidInput, NotAllowed
 from flujo.status import RunStatus
 from flujo.testing import FakeClock
 
-from runs.models import AuditEvent, Run, RunInput, Schedule, SiteEvent
+from runs.models import AuditEvent, PipelineGrant, Run, RunInput, Schedule, SiteEvent
 from runs.services import due, schedules
 from runs.services.origin import Origin
 from runs.services.schedules import Terms
@@ -53,8 +54,16 @@ def registry() -> PipelineRegistry:
 def schedule(pipeline: str = "ticks", **fields: Any) -> Schedule:
     """A schedule that is first due an hour after `START`, and every hour."""
     given: dict[str, Any] = {"name": "hourly", "every": timedelta(hours=1), "input": "null", "owner": "otto"}
+    if not User.objects.filter(username="otto").exists():
+        factories.user("otto", can=["start"])
     times = {"anchor": START, "created_at": START, "updated_at": START, "next_at": START + timedelta(hours=1)}
     return Schedule.objects.create(pipeline=pipeline, **(times | given | fields))
+
+
+def start_due(now: datetime, *, registry: PipelineRegistry) -> list[str]:
+    """The ids of the runs that one look starts."""
+    started = [due.start(found, now, registry=registry) for found in due.due_schedules(now, registry=registry)]
+    return [run_id for run_id in started if run_id is not None]
 
 
 def last_body(kind: str) -> dict[str, Any]:
@@ -73,7 +82,7 @@ def test_a_month_of_a_daily_schedule_starts_one_run_a_day_across_the_change_of_t
     Schedule.objects.update(next_at=datetime(2030, 3, 16, 1, 30, tzinfo=UTC))
     now, end = datetime(2030, 3, 16, tzinfo=UTC), datetime(2030, 4, 15, tzinfo=UTC)
     while now < end:
-        due.start_due(now, registry=registry)
+        start_due(now, registry=registry)
         now += timedelta(hours=6)
     days = sorted(json.loads(event.body)["data"]["due_at"][:16] for event in AuditEvent.objects.all())
     assert len(days) == Run.objects.count() == 30
@@ -84,8 +93,8 @@ def test_a_month_of_a_daily_schedule_starts_one_run_a_day_across_the_change_of_t
 def test_missed_instants_start_one_run_together(registry: PipelineRegistry) -> None:
     stored = schedule()
     now = START + timedelta(days=9, minutes=5)
-    assert len(due.start_due(now, registry=registry)) == 1
-    assert due.start_due(now, registry=registry) == []
+    assert len(start_due(now, registry=registry)) == 1
+    assert start_due(now, registry=registry) == []
     stored.refresh_from_db()
     assert (stored.last_at, stored.next_at) == (START + timedelta(hours=1), START + timedelta(days=9, hours=1))
 
@@ -93,7 +102,7 @@ def test_missed_instants_start_one_run_together(registry: PipelineRegistry) -> N
 @pytest.mark.django_db
 def test_run_of_a_schedule_says_where_it_comes_from(registry: PipelineRegistry) -> None:
     stored = schedule("counts", input="7", name="Count the stock")
-    (run_id,) = due.start_due(stored.next_at, registry=registry)
+    (run_id,) = start_due(stored.next_at, registry=registry)
     run = Run.objects.get(pk=run_id)
     assert (run.title, run.owner, run.requester, run.status) == ("Count the stock", "otto", "", RunStatus.QUEUED)
     assert run.idempotency_key == f"schedule {stored.pk} at 2030-01-01T01:00:00.000000+00:00"
@@ -109,7 +118,7 @@ def test_processes_that_sweep_at_once_start_one_run(registry: PipelineRegistry) 
 
     def sweep() -> None:
         everyone.wait()
-        started.extend(due.start_due(stored.next_at, registry=registry))
+        started.extend(start_due(stored.next_at, registry=registry))
         connections.close_all()
 
     threads = [threading.Thread(target=sweep) for _ in range(4)]
@@ -123,10 +132,10 @@ def test_processes_that_sweep_at_once_start_one_run(registry: PipelineRegistry) 
 @pytest.mark.django_db
 def test_a_sweep_that_read_an_instant_before_another_one_started_it_starts_nothing(registry: PipelineRegistry) -> None:
     stale = schedule()
-    due.start_due(stale.next_at, registry=registry)
-    assert due._start(stale, stale.next_at, registry) is None
+    start_due(stale.next_at, registry=registry)
+    assert due.start(stale, stale.next_at, registry=registry) is None
     Schedule.objects.update(next_at=stale.next_at)  # a copy of the database from before: the instant's key still holds
-    due.start_due(stale.next_at, registry=registry)
+    start_due(stale.next_at, registry=registry)
     assert Run.objects.count() == 1
 
 
@@ -137,12 +146,12 @@ def test_an_instant_while_the_last_run_is_active_is_skipped_where_the_schedule_s
 ) -> None:
     stored = schedule(skips_while_active=skips)
     for hour in (1, 2):
-        due.start_due(START + timedelta(hours=hour), registry=registry)
+        start_due(START + timedelta(hours=hour), registry=registry)
     stored.refresh_from_db()
     assert Run.objects.count() == expected
     assert (stored.skipped_at == START + timedelta(hours=2)) is skips
     Run.objects.update(status=RunStatus.CANCELLED)
-    due.start_due(START + timedelta(hours=3), registry=registry)
+    start_due(START + timedelta(hours=3), registry=registry)
     assert Run.objects.count() == expected + 1
 
 
@@ -150,7 +159,7 @@ def test_an_instant_while_the_last_run_is_active_is_skipped_where_the_schedule_s
 def test_a_schedule_that_is_switched_off_or_of_a_pipeline_elsewhere_starts_nothing(registry: PipelineRegistry) -> None:
     schedule(enabled=False)
     schedule("elsewhere")
-    assert due.start_due(START + timedelta(days=1), registry=registry) == []
+    assert start_due(START + timedelta(days=1), registry=registry) == []
     assert Schedule.objects.filter(next_at=START + timedelta(hours=1)).count() == 2
 
 
@@ -161,21 +170,73 @@ def test_a_schedule_that_cannot_start_its_run_says_why_and_holds_up_no_other(
 ) -> None:
     stored = schedule("counts", **broken)
     schedule("ticks")
-    assert len(due.start_due(stored.next_at, registry=registry)) == 1
+    assert len(start_due(stored.next_at, registry=registry)) == 1
     stored.refresh_from_db()
     assert stored.problem
     assert stored.next_at == START + timedelta(hours=2)
     assert last_body("schedule.failed")["data"]["message"] == stored.problem
 
 
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("lose", "said"),
+    [
+        (lambda: User.objects.filter(username="otto").update(is_active=False), "the account of otto is switched off"),
+        (lambda: User.objects.filter(username="otto").delete(), "otto has no account any more"),
+        (lambda: PipelineGrant.objects.filter(verb="start").delete(), "otto may not start ticks"),
+    ],
+)
+def test_schedule_whose_owner_may_start_no_more_starts_nothing_and_says_what_to_do(
+    registry: PipelineRegistry, lose: Callable[[], object], said: str
+) -> None:
+    stored = schedule()
+    factories.user("nora", can=["start"])
+    schedule(name="of another", owner="nora")
+    lose()
+    User.objects.filter(username="nora").update(is_superuser=True)
+    for hour in (1, 2):  # said once, however often it is due
+        assert len(start_due(START + timedelta(hours=hour), registry=registry)) == 2 - hour
+    stored.refresh_from_db()
+    assert said in stored.problem
+    assert "somebody who may start ticks saves the schedule" in stored.problem.lower()
+    assert stored.next_at == START + timedelta(hours=3)
+    (event,) = SiteEvent.objects.filter(kind="schedule.failed")
+    assert json.loads(event.body)["data"]["message"] == stored.problem
+
+
+@pytest.mark.django_db
+def test_schedule_goes_on_once_its_owner_may_start_again(registry: PipelineRegistry) -> None:
+    stored = schedule()
+    User.objects.update(is_active=False)
+    assert start_due(START + timedelta(hours=1), registry=registry) == []
+    User.objects.update(is_active=True)
+    assert len(start_due(START + timedelta(hours=2), registry=registry)) == 1
+    stored.refresh_from_db()
+    assert stored.problem == ""
+
+
 @pytest.mark.django_db(transaction=True)
 def test_sweeper_starts_what_is_due(monkeypatch: pytest.MonkeyPatch, registry: PipelineRegistry) -> None:
-    monkeypatch.setattr(due.start_due, "__kwdefaults__", {"registry": registry})
+    for function in (due.due_schedules, due.start):
+        monkeypatch.setattr(function, "__kwdefaults__", {"registry": registry})
     clock = FakeClock(schedule().next_at - timedelta(seconds=1))
     for expected in (0, 1, 1):
         Sweeper(clock=clock).sweep()
         assert Run.objects.count() == expected
         clock.advance(1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_schedule_that_fails_unforeseen_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch, registry: PipelineRegistry
+) -> None:
+    for function in (due.due_schedules, due.start):
+        monkeypatch.setattr(function, "__kwdefaults__", {"registry": registry})
+    now = schedule("counts", input="damaged", next_at=START).next_at + timedelta(days=1)
+    schedule()
+    with pytest.raises(ExceptionGroup):
+        Sweeper(clock=FakeClock(now)).sweep()
+    assert Run.objects.get().pipeline == "ticks"
 
 
 # The service
@@ -212,6 +273,14 @@ def test_who_may_not_schedule_is_refused_and_audited(viewer: User) -> None:
             call()
     assert SiteEvent.objects.filter(kind="action.refused", actor="vera").count() == 2
     assert Schedule.objects.count() == 1
+
+
+@pytest.mark.django_db
+def test_who_may_not_start_the_pipeline_cannot_become_the_owner_of_a_schedule() -> None:
+    person, stored = factories.user("sara", can=["schedule"]), schedule("shop")
+    with pytest.raises(NotAllowed, match="may not start"):
+        schedules.save(actor=person, pipeline="shop", schedule=stored, terms=terms(), origin=ORIGIN)
+    assert Schedule.objects.get().owner == "otto"
 
 
 @pytest.mark.django_db
@@ -287,6 +356,32 @@ def test_wrong_schedule_keeps_all_that_was_typed_and_says_what_is_wrong(
     assert said in page
     assert 'aria-invalid="true"' in page
     assert 'value="chair"' in page
+    assert not Schedule.objects.exists()
+
+
+@pytest.mark.django_db
+def test_pages_show_the_next_three_times_in_the_schedules_own_zone(client: Client) -> None:
+    stored = schedule(
+        "shop", cron="30 2 * * *", zone="Europe/Berlin", every=None, next_at=datetime(2030, 3, 30, 1, 30, tzinfo=UTC)
+    )
+    page = client.get("/pipelines/shop/").content.decode()
+    told = re.findall(r"(\w{3} \d\d \w{3} 2030, \d\d:\d\d \w+)</time>", page)
+    assert told == ["Sat 30 Mar 2030, 02:30 CET", "Sun 31 Mar 2030, 03:00 CEST", "Mon 01 Apr 2030, 02:30 CEST"]
+    assert re.findall(r"02:30 CES?T</time>", client.get(stored.get_absolute_url()).content.decode())
+    Schedule.objects.update(zone="Gone/City")
+    assert "Next " in client.get("/pipelines/shop/").content.decode()
+    assert "no time zone" in client.get(stored.get_absolute_url()).content.decode()
+
+
+@pytest.mark.django_db
+def test_next_times_of_what_is_typed_are_shown_before_it_is_saved(client: Client) -> None:
+    shown = client.post(NEW, TYPED | ORDER | {"name": "", "preview": "1"})
+    page = shown.content.decode()
+    assert (shown.status_code, len(re.findall(r"03:00 CES?T</time>", page))) == (200, 3)
+    assert 'value="chair"' in page
+    assert "This field is required" not in page
+    wrong = client.post(NEW, TYPED | ORDER | {"cron": "at night", "preview": "1"})
+    assert (wrong.status_code, "five fields" in wrong.content.decode()) == (422, True)
     assert not Schedule.objects.exists()
 
 
