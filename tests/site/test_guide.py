@@ -13,8 +13,6 @@ from flujo.node import Node
 from flujo.status import LEGAL_MOVES
 from flujo.step import Step
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(path.name for path in DOCS.glob("*.md"))
@@ -32,6 +30,7 @@ def defined_tests() -> set[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_examples_of_a_page_print_what_the_page_shows(name: str, tmp_path: Path) -> None:
     program = tmp_path / "example.py"
