@@ -12,7 +12,7 @@ from flujo.codec import columns, kinds
 from flujo.errors import Fenced
 from flujo.records import Record, RunHead
 from flujo.state.artefacts import has_large
-from flujo.state.sql import Dialect, head_statement, row_statements
+from flujo.state.sql import Dialect, head_statement
 
 # What PostgreSQL cannot tell from a parameter in a SELECT; a text is what it takes it for.
 _CASTS: dict[type, str] = {datetime: "::timestamptz", int: "::bigint", bool: "::boolean"}
@@ -39,53 +39,28 @@ class _HeadAlone:
 def write_on_known(
     connection: BaseDatabaseWrapper, dialect: Dialect, transition: Transition, known: RunHead
 ) -> Batch | None:
-    """Decide on the head as the worker knows it, and write if it still stands.
+    """Decide on the head as the worker knows it, and write if it still stands: on PostgreSQL, in one round trip.
 
     None, with nothing written, when it does not, when the transition looks at other rows, when a value is an artefact,
     and inside a transaction of the caller's.
     """
-    quick = _QUICK.get(connection.vendor)
-    if quick is None or connection.in_atomic_block or not connection.get_autocommit():
+    if connection.vendor != "postgresql" or connection.in_atomic_block or not connection.get_autocommit():
         return None
     try:
         batch = transition(cast(RunView, _HeadAlone(known)))
     except (Fenced, MustLook):
         return None
-    if batch.head is None or not batch.writes or _has_large(batch, dialect):
+    if batch.head is None or not batch.writes or batch.updates or has_large(batch.inserts, dialect.artefact_bytes):
         return None
     connection.ensure_connection()
     with connection.wrap_database_errors:
-        return batch if quick(connection.connection, dialect, known, batch.head, batch) else None
+        return batch if _written(connection.connection, dialect, known, batch.head, batch) else None
 
 
-def _has_large(batch: Batch, dialect: Dialect) -> bool:
-    limit = dialect.artefact_bytes
-    return has_large(batch.inserts, limit) or has_large(batch.updates, limit)
-
-
-def _sqlite(raw: Any, dialect: Dialect, known: RunHead, after: RunHead, batch: Batch) -> bool:
-    cursor = raw.cursor()
-    cursor.execute("BEGIN IMMEDIATE")
-    try:
-        cursor.execute(*head_statement(dialect, known, after))
-        stands: bool = cursor.rowcount == 1
-        if stands:
-            for statement in row_statements(dialect, batch):
-                cursor.execute(*statement)
-        cursor.execute("COMMIT" if stands else "ROLLBACK")
-    except BaseException:
-        if raw.in_transaction:
-            cursor.execute("ROLLBACK")
-        raise
-    return stands
-
-
-def _postgres(raw: Any, dialect: Dialect, known: RunHead, after: RunHead, batch: Batch) -> bool:
-    """One statement, one round trip: the rows are inserted only if the head was changed."""
+def _written(raw: Any, dialect: Dialect, known: RunHead, after: RunHead, batch: Batch) -> bool:
+    """One statement: the rows are inserted only if the head was changed."""
     from psycopg import Cursor  # by then Django has imported it
 
-    if batch.updates:
-        return False
     head, values = head_statement(dialect, known, after)
     for row in batch.inserts:
         values += dialect.row(row)
@@ -105,6 +80,3 @@ def _insert_if_moved(dialect: Dialect, kind: type[Record]) -> str:
         names = ", ".join(columns(kind))
         _INSERTS[kind] = f"INSERT INTO {dialect.tables[kind]} ({names}) SELECT {marks} FROM moved"
     return _INSERTS[kind]
-
-
-_QUICK = {"sqlite": _sqlite, "postgresql": _postgres}

@@ -33,6 +33,7 @@ from flujo.transitions import purge
 from runs import models, notices, site_settings
 from runs.encryption import site_keys
 from runs.known_head import MustLook, write_on_known
+from runs.shared_writer import close_shared_writers, write_with_others
 from runs.site_models import ScheduleInput
 from runs.step_transaction import StepTransaction, Store
 
@@ -103,15 +104,9 @@ class DjangoBackend(StateBackend):
             batch = transition(view)
             return batch
 
-        def decide_alone(view: RunView) -> Batch:
-            if notices.told_of(decide(view)):
-                raise MustLook
-            assert batch is not None  # it was just decided
-            return batch
-
         try:
             if known is not None:
-                written = write_on_known(connection, self._dialect(of_driver=True), decide_alone, known)
+                written = write_on_known(connection, self._dialect(of_driver=True), _without_notices(decide), known)
                 if written is not None:
                     return written
             with transaction.atomic(using=self.using), connection.cursor() as cursor:
@@ -154,7 +149,20 @@ class DjangoBackend(StateBackend):
         return bool(chains) and stored.count() == len(chains)
 
     async def transact(self, run_id: str, transition: Transition, *, known: RunHead | None = None) -> Batch:
+        if known is not None:
+            check_run_id(run_id)
+            written = await self._transact_with_others(run_id, transition, known)
+            if written is not None:
+                return written
         return await self._in_thread(lambda: self.transact_now(run_id, transition, known=known))
+
+    async def _transact_with_others(self, run_id: str, transition: Transition, known: RunHead) -> Batch | None:
+        """What a worker writes, in a commit that others may share; None where that is not to be had."""
+        alone, dialect = _without_notices(transition), self._dialect(of_driver=True)
+        try:
+            return await write_with_others(self.using, lambda cursor: transact(cursor, dialect, run_id, alone, known))
+        except MustLook:
+            return None
 
     async def transact_with(self, run_id: str, work: Callable[[], Transition], *, limit: timedelta) -> Batch:
         check_run_id(run_id)
@@ -312,6 +320,18 @@ class DjangoBackend(StateBackend):
         return await future
 
 
+def _without_notices(transition: Transition) -> Transition:
+    """The transition where it tells nobody anything: notices are written by the ORM, in its own transaction."""
+
+    def decide(view: RunView) -> Batch:
+        batch = transition(view)
+        if notices.told_of(batch):
+            raise MustLook
+        return batch
+
+    return decide
+
+
 _BUSY_SQLITE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _BUSY_POSTGRES = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock not available
 
@@ -394,6 +414,7 @@ def _settle(future: asyncio.Future[T], done: Future[T]) -> None:
 
 def close_store_threads() -> None:
     """End the store's threads and their connections, before the process forks or a test drops its database."""
+    close_shared_writers()
     pool = _pool()
     _pool.cache_clear()
     everyone = threading.Barrier(_WORKERS)

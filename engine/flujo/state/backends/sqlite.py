@@ -6,7 +6,7 @@ import asyncio
 import os
 import sqlite3
 import weakref
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from flujo.batch import Batch, Transition
 from flujo.clock import Clock, SystemClock
 from flujo.document import RunDocument
 from flujo.encryption import Keys
+from flujo.errors import BackendError
 from flujo.records import AuditEvent, LogChunk, RunHead, StepReport, Tombstone
 from flujo.state.artefacts import ARTEFACT_BYTES, checked_threshold
 from flujo.state.backends.sqlite_errors import translated, when_free
@@ -33,7 +34,6 @@ from flujo.transitions import purge
 
 BUSY_SECONDS = 20.0
 MAX_IDLE = 4
-LOG_PAGES = 16_000  # 64 MB: the writer sees to it before, but counts rows, which may be large
 _OF_THE_PARENT: list[list[sqlite3.Connection]] = []  # kept, since closing them would let go of the parent's locks
 
 
@@ -66,7 +66,7 @@ class SQLiteBackend(StateBackend):
         self._synchronous = synchronous
         self._busy_seconds = busy_seconds
         self._clock = clock or SystemClock()
-        self._writer = Writer(self._connect, busy_seconds)
+        self._writer = Writer(_weakly(self._connect), busy_seconds, audit_table=TABLES[AuditEvent])
         weakref.finalize(self, self._writer.stop)
         self._readers = _Readers()
         weakref.finalize(self, self._readers.close)
@@ -199,7 +199,6 @@ class SQLiteBackend(StateBackend):
             when_free(connection, "PRAGMA journal_mode = WAL", self._busy_seconds)
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             connection.execute("PRAGMA trusted_schema = OFF")
-            connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         except BaseException:
             connection.close()
             raise
@@ -252,3 +251,16 @@ class _Readers:
     def close(self) -> None:
         while (connection := self.take()) is not None:
             connection.close()
+
+
+def _weakly(connect: Callable[[], sqlite3.Connection]) -> Callable[[], sqlite3.Connection]:
+    """The method, without holding its backend: whoever drops that drops its writer."""
+    method = weakref.WeakMethod(connect)
+
+    def call() -> sqlite3.Connection:
+        connect = method()
+        if connect is None:
+            raise BackendError("The backend was dropped while it was asked to write. Nothing was saved.")
+        return connect()
+
+    return call

@@ -7,7 +7,6 @@ import os
 import sqlite3
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,10 +14,9 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from flujo.batch import Batch
-from flujo.errors import BackendError, Fenced, OutcomeUnknown
+from flujo.errors import Fenced, OutcomeUnknown
 from flujo.records import AuditEvent
 from flujo.state.backends.sqlite_errors import translate, translated, when_free
-from flujo.state.backends.sqlite_schema import TABLES
 
 T = TypeVar("T")
 MAX_SHARED = 200
@@ -28,6 +26,8 @@ SLOW_FOR = 25
 """For how many times what the slow commit took: slow commits hold up a loop for a hundredth of the time at most."""
 LOG_ROWS = 1_000
 """After so many rows the log goes to the file: each step writes the same few pages again, which go there once."""
+LOG_PAGES = 16_000
+"""64 MB: so large the log becomes where the rows are. The commit that reaches it waits for its pages to be written."""
 _OF_THE_PARENT: list[sqlite3.Connection | None] = []  # kept, since closing them would let go of the parent's locks
 
 
@@ -73,11 +73,15 @@ class Writer:
     while the disk is quick and nobody else writes, since waking another thread and being woken by it takes as long as
     the commit. Else a thread makes it, and the loop goes on meanwhile. The thread is a daemon: what it acknowledged is
     committed, so nothing is lost with it.
+
+    `connect` opens the file, which has a write-ahead log; a locked one is waited for `busy_seconds`. The audit events
+    in `audit_table` tell whether a commit that failed was kept.
     """
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection], busy_seconds: float) -> None:
-        self._connect = weakref.WeakMethod(connect)  # whoever drops its backend drops the writer
+    def __init__(self, connect: Callable[[], sqlite3.Connection], busy_seconds: float, *, audit_table: str) -> None:
+        self._connect = connect
         self._busy_seconds = busy_seconds
+        self._audit_table = audit_table
         self._begin()
 
     def _begin(self) -> None:
@@ -219,8 +223,9 @@ class Writer:
         try:
             with translated("the store"):
                 if self._connection is None:
-                    self._connection = self._opened()
+                    self._connection = self._connect()
                     self._connection.execute("PRAGMA busy_timeout = 0")  # in a loop's thread nothing is waited for
+                    self._connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
                     self._log_full_at = LOG_ROWS
                 when_free(self._connection, "BEGIN IMMEDIATE", self._busy_seconds)
         except BaseException as error:
@@ -313,11 +318,11 @@ class Writer:
         if not batch.writes:
             return True
         try:
-            connection = self._opened()
+            connection = self._connect()
         except sqlite3.Error as error:
             raise OutcomeUnknown(f"The store did not confirm the write, and cannot be read: {error}") from error
         try:
-            sql = f"SELECT count(*) FROM {TABLES[AuditEvent]} WHERE run_id = ? AND seq = ? AND hash = ?"
+            sql = f"SELECT count(*) FROM {self._audit_table} WHERE run_id = ? AND seq = ? AND hash = ?"
             return bool(hashes) and all(connection.execute(sql, key).fetchone()[0] for key in hashes)
         finally:
             connection.close()
@@ -326,12 +331,6 @@ class Writer:
         self._drop_connection()
         for job in jobs:
             job.error = job.error or error
-
-    def _opened(self) -> sqlite3.Connection:
-        connect = self._connect()
-        if connect is None:
-            raise BackendError("The backend was dropped while it was asked to write. Nothing was saved.")
-        return connect()
 
     def _drop_connection(self) -> None:
         """Close the connection; what it has not committed is undone."""
