@@ -31,6 +31,8 @@ class Recurrence:
 
     def after(self, moment: datetime) -> datetime:
         """The first instant later than `moment`, in UTC. Raises `InvalidInput` for what cannot be understood."""
+        if bool(self.cron) == (self.every is not None):
+            raise InvalidInput("Give either a cron expression or an interval.", field="cron")
         return self._next_time(moment) if self.every is None else self._next_interval(self.every, moment)
 
     def upcoming(self, moment: datetime) -> list[datetime]:

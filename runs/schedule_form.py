@@ -15,6 +15,7 @@ from flujo.registry import RegisteredPipeline
 from runs.encryption import Sealed
 from runs.models import Schedule
 from runs.services.schedules import Terms, recurrence
+from runs.site_models import LONGEST_NAME
 from runs.value_form import ValueForm
 
 MAX_MINUTES = 366 * 24 * 60
@@ -23,7 +24,7 @@ MAX_MINUTES = 366 * 24 * 60
 class _Fields(forms.Form):
     """What is the same for every pipeline."""
 
-    name = forms.CharField(max_length=100, help_text="What people call it; its runs carry it as their title.")
+    name = forms.CharField(max_length=LONGEST_NAME, help_text="What people call it; its runs carry it as their title.")
     cron = forms.CharField(
         label="Cron expression",
         required=False,

@@ -79,6 +79,9 @@ class PipelineGrant(models.Model):
         return f"{self.group}: {self.verb} {self.pipeline}"
 
 
+LONGEST_NAME = 100
+
+
 class ScheduleInput:
     """Where the input of a schedule belongs: it has a row, but is no part of a run."""
 
@@ -87,18 +90,22 @@ class ScheduleInput:
 
 
 class Schedule(SealedRow):
-    """When runs of a pipeline start by themselves: at the times of `cron` in `zone`, or `every` so often."""
+    """When runs of a pipeline start by themselves: at the times of `cron` in `zone`, or `every` so often.
+
+    One that code has `declared` starts runs as long as that code declares it, as its `owner` if it names one.
+    """
 
     sealed_as: ClassVar = ScheduleInput
 
     pipeline = models.CharField(max_length=200)
-    name = models.CharField(max_length=100)
+    name = models.CharField(max_length=LONGEST_NAME)
     cron = models.CharField(max_length=200, blank=True)
     zone = models.CharField(max_length=64, blank=True)
     every = models.DurationField(null=True)
     anchor = models.DateTimeField()
     input = SealedText()
     enabled = models.BooleanField(default=True)
+    declared = models.BooleanField(default=False)
     skips_while_active = models.BooleanField(default=True)
     owner = models.CharField(max_length=150)
     created_at = models.DateTimeField()

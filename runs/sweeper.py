@@ -17,6 +17,7 @@ from runs.dispatch import hint
 from runs.notices import deliver
 from runs.services import due
 from runs.services.alarms import due_runs, ring
+from runs.services.schedules import keep_declared
 from runs.state_backend import DjangoBackend
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Sweeper:
     def __init__(self, *, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
         self._backend = DjangoBackend()
+        self._declared = False
         self._stopping = Event()
         self._thread = Thread(target=self._run, name="flujo-sweeper", daemon=True)
 
@@ -72,6 +74,8 @@ class Sweeper:
 
     def _works(self, now: datetime) -> Iterator[Callable[[], object]]:
         yield from (partial(ring, run_id, now) for run_id in due_runs(now))
+        if not self._declared:
+            yield partial(self._keep_declared, now)
         yield from (partial(due.start, schedule, now) for schedule in due.due_schedules(now))
         yield from (partial(self._settle, run_id, now) for run_id in asyncio.run(self._backend.untold(LIMIT)))
         yield partial(self._hint, now)
@@ -80,6 +84,11 @@ class Sweeper:
     def _settle(self, run_id: str, now: datetime) -> None:
         """Tell the parent of a child's end, or the child of its parent's, where nobody has."""
         asyncio.run(settle(self._backend, run_id, now))
+
+    def _keep_declared(self, now: datetime) -> None:
+        """Once: the code of a process does not change."""
+        keep_declared(now)
+        self._declared = True
 
     def _hint(self, now: datetime) -> None:
         for head in asyncio.run(self._backend.ready(now, LIMIT)):

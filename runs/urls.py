@@ -62,6 +62,18 @@ _pipelines = [
     path("pipelines/<str:name>/start/", pipelines.start, name="pipeline_start"),
     path("pipelines/<str:name>/schedules/new/", schedules.new, name="schedule_new"),
     path("pipelines/<str:name>/schedules/<int:schedule_id>/", schedules.change, name="schedule"),
+    path(
+        "pipelines/<str:name>/schedules/<int:schedule_id>/off/",
+        schedules.switch,
+        {"enabled": False},
+        name="schedule_off",
+    ),
+    path(
+        "pipelines/<str:name>/schedules/<int:schedule_id>/on/",
+        schedules.switch,
+        {"enabled": True},
+        name="schedule_on",
+    ),
     path("pipelines/<str:name>/schedules/<int:schedule_id>/delete/", schedules.delete, name="schedule_delete"),
 ]
 

@@ -17,6 +17,7 @@ from flujo.start import new_run
 from flujo.status import ACTIVE
 
 from runs import access, dispatch
+from runs.declared_schedules import startable
 from runs.encryption import Sealed
 from runs.models import Run, Schedule
 from runs.registry import registry as site_registry
@@ -29,8 +30,10 @@ AFTER_FAILURE = timedelta(hours=1)
 
 
 def due_schedules(now: datetime, *, registry: PipelineRegistry = site_registry) -> list[Schedule]:
-    """The schedules that are due and whose pipelines are registered here, those that wait longest first."""
-    due = Schedule.objects.filter(enabled=True, next_at__lte=now, pipeline__in=registry.names())
+    """The schedules that are due and may start here, those that wait longest first: the code must have the pipeline,
+    and declare the schedule if it was declared.
+    """
+    due = Schedule.objects.filter(startable(), enabled=True, next_at__lte=now, pipeline__in=registry.names())
     return list(due.order_by("next_at")[:LIMIT])
 
 
@@ -88,8 +91,10 @@ def _start_or_skip(schedule: Schedule, now: datetime, registry: PipelineRegistry
 
 
 def _check_owner(schedule: Schedule) -> None:
-    """Raise `NotAllowed` unless the owner may start the pipeline now, as if by hand."""
+    """Raise `NotAllowed` unless the owner may start the pipeline now, as if by hand; code may do without one."""
     name, pipeline = schedule.owner, schedule.pipeline
+    if schedule.declared and not name:
+        return
     owner = get_user_model().objects.filter(username=name).first()
     if owner is None:
         why = f"{name} has no account any more"
@@ -99,7 +104,8 @@ def _check_owner(schedule: Schedule) -> None:
         why = f"{name} may not start {pipeline}"
     else:
         return
+    saved = f"somebody who may start {pipeline} saves the schedule, and is its owner then"
     raise NotAllowed(
         f"No run was started: a schedule starts runs in its owner’s name, and {why}. An administrator can change that; "
-        f"or somebody who may start {pipeline} saves the schedule, and is its owner then."
+        f"or {'the code that declares it names another owner' if schedule.declared else saved}."
     )

@@ -1,19 +1,20 @@
-"""Making, changing and deleting a pipeline's schedules."""
+"""Making, changing, switching and deleting a pipeline's schedules, and keeping those that code declares."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 from flujo import canonical
 from flujo.errors import InvalidInput, KeyMissing, NotAllowed
 
 from runs import access
+from runs.declared_schedules import DeclaredSchedule, declared_schedules, in_code
 from runs.encryption import Sealed
 from runs.models import Schedule
 from runs.recurrence import Recurrence
@@ -46,30 +47,89 @@ def save(*, actor: access.User, pipeline: str, schedule: Schedule | None, terms:
     now = timezone.now()
     with _allowed(actor, pipeline, origin):
         access.require(actor, "start", pipeline)
+        _check_not_in_code(schedule)
         saved = schedule or Schedule(pipeline=pipeline, created_at=now, anchor=now)
         before = _facts(saved) if schedule is not None else {}
         _set(saved, terms, now)
-        saved.owner = actor.get_username()
+        saved.owner, saved.declared = actor.get_username(), False
         saved.next_at = saved.recurrence.after(now)
         if Schedule.objects.filter(pipeline=pipeline, name=terms.name).exclude(pk=saved.pk).exists():
             raise InvalidInput(f"{pipeline} has a schedule named {terms.name!r} already.", field="name")
         saved.save()
         changed = {key: value for key, value in _facts(saved).items() if before.get(key) != value}
-        _record("changed" if before else "created", saved, actor, origin, changed)
+        _record("changed" if before else "created", saved, actor.get_username(), origin, changed)
         return saved
 
 
 def delete(*, actor: access.User, schedule: Schedule, origin: Origin) -> None:
     """Delete a schedule; the runs that it started stay. Raises `NotAllowed`."""
     with _allowed(actor, schedule.pipeline, origin):
-        _record("deleted", schedule, actor, origin, _facts(schedule))
+        _check_not_in_code(schedule)
+        _record("deleted", schedule, actor.get_username(), origin, _facts(schedule))
         schedule.delete()
 
 
+def switch(*, actor: access.User, schedule: Schedule, enabled: bool, origin: Origin) -> None:
+    """Switch a schedule off, or on from its first instant from now; its owner stays. Raises `NotAllowed`."""
+    now = timezone.now()
+    with _allowed(actor, schedule.pipeline, origin):
+        if schedule.enabled != enabled:
+            schedule.enabled, schedule.updated_at = enabled, now
+            schedule.next_at = schedule.recurrence.after(now) if enabled else schedule.next_at
+            schedule.save(update_fields=["enabled", "updated_at", "next_at"])
+            _record("changed", schedule, actor.get_username(), origin, {"enabled": enabled})
+
+
+def keep_declared(now: datetime) -> None:
+    """Bring what the code of this process declares into the database; what is there already as declared is left.
+
+    A person's schedule of the same pipeline and name becomes the code's.
+    """
+    for wanted in declared_schedules():
+        with suppress(IntegrityError), transaction.atomic():  # another process made it just now
+            _keep(wanted, now)
+
+
+_OF_CODE = ("cron", "zone", "every", "input", "skips_while_active", "owner", "declared")
+
+
+def _keep(wanted: DeclaredSchedule, now: datetime) -> None:
+    stored = Schedule.objects.filter(pipeline=wanted.pipeline, name=wanted.name).first()
+    schedule = stored or Schedule(pipeline=wanted.pipeline, created_at=now, anchor=now)
+    before = {name: getattr(schedule, name) for name in _OF_CODE} if stored else {}
+    told = _facts(schedule) if stored else {}
+    schedule.input = ""  # one that is sealed is no loss: the code has it
+    terms = Terms(
+        name=wanted.name,
+        cron=wanted.cron,
+        zone=wanted.zone,
+        every=wanted.every,
+        enabled=schedule.enabled,
+        skips_while_active=wanted.skips_while_active,
+        data=wanted.data,
+    )
+    _set(schedule, terms, now)
+    schedule.owner, schedule.declared = wanted.owner, True
+    changed = {name for name in _OF_CODE if before.get(name) != getattr(schedule, name)}
+    if stored is None or changed & {"cron", "zone", "every"}:
+        schedule.next_at = schedule.recurrence.after(now)
+        changed.add("next_at")
+    if stored is None:
+        schedule.save()
+    elif changed:  # and nothing else: somebody may switch it off, or start it, just now
+        schedule.save(update_fields=[*changed, "anchor", "updated_at", "problem"])
+    if changed:
+        facts = {key: value for key, value in _facts(schedule).items() if told.get(key) != value}
+        _record("declared", schedule, "", None, facts)
+
+
+def _check_not_in_code(schedule: Schedule | None) -> None:
+    if schedule is not None and in_code(schedule):
+        raise NotAllowed(f"{schedule.name} is declared in code, and changes there. Here it can be switched off.")
+
+
 def recurrence(terms: Terms, schedule: Schedule | None, now: datetime) -> Recurrence:
-    """The instants of some terms; a new interval is counted from `now`. Raises `InvalidInput`."""
-    if bool(terms.cron) == (terms.every is not None):
-        raise InvalidInput("Give either a cron expression or an interval.", field="cron")
+    """The instants of some terms; a new interval is counted from `now`."""
     same = schedule is not None and schedule.every == terms.every
     return Recurrence(terms.cron, terms.zone, terms.every, schedule.anchor if same and schedule else now)
 
@@ -106,10 +166,11 @@ def _facts(schedule: Schedule) -> dict[str, Any]:
         "when": schedule.when,
         "enabled": schedule.enabled,
         "skips_while_active": schedule.skips_while_active,
+        "owner": schedule.owner,
         "input_digest": "" if sealed else canonical.digest(schedule.input),
     }
 
 
-def _record(change: str, schedule: Schedule, actor: access.User, origin: Origin, facts: dict[str, Any]) -> None:
+def _record(change: str, schedule: Schedule, actor: str, origin: Origin | None, facts: dict[str, Any]) -> None:
     told = {"pipeline": schedule.pipeline, "name": schedule.name, **facts}
-    site_audit.record("schedule.changed", actor=actor.get_username(), origin=origin, change=change, **told)
+    site_audit.record("schedule.changed", actor=actor, origin=origin, change=change, **told)

@@ -1,4 +1,4 @@
-"""Making, changing and deleting the schedules of a pipeline."""
+"""Making, changing, switching and deleting the schedules of a pipeline."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
-from flujo.errors import FlujoError, PipelineNotFound
+from flujo.errors import FlujoError, InvalidInput, NotAllowed, PipelineNotFound
 from flujo.registry import RegisteredPipeline
 
 from runs import access
+from runs.declared_schedules import in_code
 from runs.models import Schedule
 from runs.registry import registry
 from runs.schedule_form import ScheduleForm
@@ -40,9 +41,10 @@ def change(request: HttpRequest, name: str, schedule_id: int) -> HttpResponse:
 def delete(request: HttpRequest, name: str, schedule_id: int) -> HttpResponse:
     allowed = _seen(request, name)
     schedule = get_object_or_404(Schedule, pk=schedule_id, pipeline=name)
-    context = {"nav": "pipelines", "schedule": schedule, "allowed": allowed}
+    fixed = in_code(schedule)
+    context = {"nav": "pipelines", "schedule": schedule, "allowed": allowed and not fixed, "fixed": fixed}
     if request.method != "POST":
-        return render(request, DELETE, context, status=200 if allowed else 403)
+        return render(request, DELETE, context, status=200 if context["allowed"] else 403)
     try:
         schedules.delete(actor=request.user, schedule=schedule, origin=origin_of(request))
     except FlujoError as error:
@@ -51,10 +53,35 @@ def delete(request: HttpRequest, name: str, schedule_id: int) -> HttpResponse:
     return HttpResponseRedirect(reverse("runs:pipeline", args=[name]), status=303)
 
 
+@require_http_methods(["GET", "HEAD", "POST"])
+@never_cache
+def switch(request: HttpRequest, name: str, schedule_id: int, *, enabled: bool) -> HttpResponse:
+    """Switch a schedule off, or on again; a look leads to the page that has the buttons."""
+    _seen(request, name)
+    schedule = get_object_or_404(Schedule, pk=schedule_id, pipeline=name)
+    if request.method == "POST":
+        try:
+            schedules.switch(actor=request.user, schedule=schedule, enabled=enabled, origin=origin_of(request))
+            messages.success(request, f"The schedule {schedule.name} is switched {'on' if enabled else 'off'}.")
+        except NotAllowed as error:
+            return respond(request, error, "403.html")
+        except InvalidInput as error:  # its time zone is gone
+            messages.error(request, f"{schedule.name} was not switched on. {error.message}")
+    return HttpResponseRedirect(reverse("runs:pipeline", args=[name]), status=303)
+
+
 def _form(request: HttpRequest, entry: RegisteredPipeline, schedule: Schedule | None) -> HttpResponse:
-    allowed = access.may(request.user, "schedule", entry.name)
+    fixed = schedule is not None and in_code(schedule)
+    allowed = access.may(request.user, "schedule", entry.name) and not fixed
     form = ScheduleForm(entry, request, schedule if allowed else None)
-    context = {"nav": "pipelines", "entry": entry, "schedule": schedule, "form": form, "allowed": allowed}
+    context = {
+        "nav": "pipelines",
+        "entry": entry,
+        "schedule": schedule,
+        "form": form,
+        "allowed": allowed,
+        "fixed": fixed,
+    }
     if request.method != "POST" or form.input.is_row_action or form.previews:
         return render(
             request, FORM, context, status=403 if not allowed else 422 if form.previews and form.failed else 200
