@@ -40,7 +40,7 @@ class StepCancelled(FlujoError):
 
 
 class StepExited(FlujoError):
-    """A step called `sys.exit` or something that does. Call what it wraps instead of its command line."""
+    """A step called `sys.exit`, or raised another error that is no `Exception`. Catch it in the step."""
 
     code = "step_exited"
 
@@ -194,6 +194,8 @@ async def _attempt(hold: Hold, call: Call, control: StepContext) -> StepDone | E
                 output = await _call(prepared)
             return prepared.done(output)
     except Exception as error:  # the seam to user code: whatever a step raises is its failure
+        if control.cancelled and hold.stop_for is Stop.CANCELLED:
+            raise Stopped from error  # it was told to stop, and did
         return error
     return await _attempt_in_transaction(prepared)
 
@@ -206,7 +208,9 @@ async def _attempt_in_transaction(prepared: _Prepared) -> StepDone | Exception:
     def work() -> Transition:
         try:
             made.append(prepared.done_in_transaction())
-        except SystemExit as error:
+        except Exception:
+            raise
+        except BaseException as error:  # it would end the worker, and every run that it works on
             raise _exited(call.step, error) from error
         return hold.saving(made[0], then)
 
@@ -260,20 +264,27 @@ async def _call(prepared: _Prepared) -> Any:
         if step.timeout is None:
             return await work
         async with asyncio.timeout(step.timeout.total_seconds()) as limit:
-            return await work
+            output = await work
+        if not limit.expired():
+            return output  # it was not interrupted
     except asyncio.CancelledError as error:
         control.cancel()
         task = asyncio.current_task()
         if task is not None and not task.cancelling():  # nobody stops us: what the step awaited was cancelled
             raise StepCancelled(f"Step {step.name!r} ended with a cancellation of its own.") from error
         raise
-    except SystemExit as error:  # it would end the worker, and every run that it works on
-        raise _exited(step, error) from error
     except TimeoutError as error:
         control.cancel()
         if step.timeout is None or not limit.expired():
             raise
-        raise StepTimeout(f"Step {step.name!r} did not finish within {step.timeout}.") from error
+        raise _too_late(step) from error
+    except Exception:
+        raise
+    except BaseException as error:  # it would end the worker, and every run that it works on
+        if step.is_async and isinstance(error, KeyboardInterrupt | GeneratorExit):
+            raise  # these are meant for the loop
+        raise _exited(step, error) from error
+    raise _too_late(step)
 
 
 async def _in_thread(hold: Hold, step: Step, control: StepContext, call: Callable[[], Any]) -> Any:
@@ -301,8 +312,14 @@ def _tell_of_thread(step: Step, control: StepContext, going_on: int) -> None:
     )
 
 
-def _exited(step: Step, error: SystemExit) -> StepExited:
-    return StepExited(f"Step {step.name!r} asked the process to exit ({error.code}).")
+def _too_late(step: Step) -> StepTimeout:
+    return StepTimeout(f"Step {step.name!r} did not finish within {step.timeout}.")
+
+
+def _exited(step: Step, error: BaseException) -> StepExited:
+    if isinstance(error, SystemExit):
+        return StepExited(f"Step {step.name!r} asked the process to exit ({error.code}).")
+    return StepExited(f"Step {step.name!r} raised {type(error).__name__}, which is no Exception: {error}")
 
 
 async def _record(hold: Hold, call: Call, control: StepContext, error: Exception, retry: Retry | None) -> StepError:

@@ -194,9 +194,9 @@ def _branches(name: str, branches: Mapping[str, Node | Pipeline] | Sequence[Node
     return named
 
 
-def _bound(name: str, number: int | None) -> int | None:
-    if number is not None and number < 1:
-        raise PipelineDefinitionError(f"{name!r}: a bound is at least 1, not {number}.")
+def _bound(name: str, number: Any) -> int | None:
+    if number is not None and (not isinstance(number, int) or number < 1):
+        raise PipelineDefinitionError(f"{name!r}: a bound is a whole number of at least 1, not {number!r}.")
     return number
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from flujo.canonical import dump
 from flujo.codec import isoformat
 from flujo.errors import InvalidInput, PipelineDefinitionError
-from flujo.node import no_coroutine
+from flujo.node import check_length, no_coroutine
 from flujo.records import HumanTask
 from flujo.status import AtDeadline, TaskStatus
 
@@ -59,6 +59,10 @@ class Timetable:
 
     def check(self, name: str, candidates: list[str] | None) -> None:
         """Raise `PipelineDefinitionError` for what contradicts itself."""
+        if self.deadline is not None and not callable(self.deadline):
+            check_length(self.deadline, f"Human task {name!r}: the deadline")
+        for moment in [*self.reminders, *([] if self.escalate_after is None else [self.escalate_after])]:
+            check_length(moment, f"Human task {name!r}: each reminder, and escalate_after,")
         problem = self._problem_of_deadline() or self._problem_of_nudges(candidates)
         if problem:
             raise PipelineDefinitionError(f"Human task {name!r}: {problem}")
@@ -91,6 +95,8 @@ class Timetable:
         if self.deadline is None or isinstance(self.deadline, timedelta):
             return None if self.deadline is None else now + self.deadline
         moment = self.deadline(value)
+        if not isinstance(moment, datetime):
+            raise InvalidInput(f"The deadline {moment!r} is no datetime.")
         if moment.tzinfo is None:
             raise InvalidInput(f"The deadline {moment} has no time zone.")
         return moment

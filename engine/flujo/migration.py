@@ -55,6 +55,17 @@ class Migrated:
     given: Mapping[str, Any] = field(default_factory=dict)
     context: Mapping[str, Any] | None = None
 
+    def __post_init__(self) -> None:
+        """Raise `TypeError` in the migration itself, which parks the run."""
+        for name in ("renamed", "given", "context"):
+            value = getattr(self, name)
+            if name == "context" and value is None:
+                continue
+            if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+                raise TypeError(f"{name} is a dictionary whose keys are texts, not {type(value).__name__}.")
+        if not all(isinstance(path, str) for path in self.renamed.values()):
+            raise TypeError("renamed maps paths to paths.")
+
 
 Migrate = Callable[[StoredRun], Migrated | None]
 
@@ -163,7 +174,7 @@ def _asked(document: RunDocument, head: RunHead, migrate: Migrate) -> Migrated:
             f"The migration of run {head.run_id} failed with {type(error).__name__}; the program's log says more."
         ) from error
     if result is not None and not isinstance(result, Migrated):
-        raise MigrationRefused(f"A migration gives Migrated(…) or None, not {result!r}.")
+        raise MigrationRefused(f"A migration gives Migrated(…) or None, not {type(result).__name__}.")
     return result or Migrated()
 
 
@@ -226,7 +237,7 @@ def _context(document: RunDocument, target: RegisteredPipeline, context: Mapping
     wanted = {**(before if context is None else context), "run_id": document.run_id}
     try:
         after = fields_of(initial(target.context_model, wanted))
-    except (InvalidInput, ValidationError) as error:
+    except (InvalidInput, UnstorableValue, ValidationError) as error:
         raise MigrationRefused(f"The new version's context does not take it: {error}") from error
     return changes({**before, "run_id": document.run_id}, after)
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flujo.errors import FlujoError, PipelineDefinitionError, StepInputError, UnstorableValue
+from flujo.node import check_length
 
 LONGEST_WAIT = timedelta(days=365)
 SHORT_WAIT = timedelta(seconds=2)
@@ -70,6 +71,10 @@ class RetryPolicy:
     no_retry_on: ErrorTypes = ()
 
     def __post_init__(self) -> None:
+        check_length(self.backoff, "backoff")
+        check_length(self.longest, "longest")
+        if not isinstance(self.retries, int):
+            raise PipelineDefinitionError(f"retries is a whole number, not {self.retries!r}.")
         if self.retries < 0 or self.backoff < timedelta(0) or self.longest < timedelta(0):
             raise PipelineDefinitionError("retries, backoff and longest cannot be negative.")
         for name in ("retry_on", "no_retry_on"):
@@ -95,10 +100,12 @@ class Retry:
     max_attempts: int
 
 
-def policies_of(given: RetryPolicy | Sequence[RetryPolicy] | None) -> tuple[RetryPolicy, ...]:
+def policies_of(given: object) -> tuple[RetryPolicy, ...]:
     """The policies of a step; without any it is tried once."""
     if given is None or isinstance(given, RetryPolicy):
         return (given or RetryPolicy(),)
+    if not isinstance(given, Sequence) or not all(isinstance(policy, RetryPolicy) for policy in given):
+        raise PipelineDefinitionError(f"retry is a RetryPolicy or a list of them, not {given!r}.")
     return tuple(given)
 
 

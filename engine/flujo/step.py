@@ -15,7 +15,7 @@ from flujo.constructs import Branch, Fallback, Loop, Map, OnError, Parallel, Red
 from flujo.deadlines import Approve, Timetable
 from flujo.errors import PipelineDefinitionError
 from flujo.human import HumanStep
-from flujo.node import Node
+from flujo.node import Node, check_length
 from flujo.retry import ErrorTypes, RetryPolicy, policies_of
 from flujo.typing import signature_of
 from flujo.waits import SignalStep, Timer
@@ -43,9 +43,13 @@ class Step(Node):
         capture_log: int | None = None,
         namespace: dict[str, Any] | None = None,
     ) -> None:
+        if not inspect.isroutine(function):
+            raise PipelineDefinitionError(f"{function!r} is no function: a step is made of one.")
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise PipelineDefinitionError(f"Step {function.__name__!r} yields: a step returns its result.")
         doc = inspect.getdoc(function) or ""
-        super().__init__(name or function.__name__, description=doc.split("\n", 1)[0])
-        self.function = function
+        super().__init__(function.__name__ if name is None else name, description=doc.split("\n", 1)[0])
+        self.function: Callable[..., Any] = function
         self.retry = policies_of(retry)
         self.timeout = timeout
         self.capture_log = capture_log
@@ -272,8 +276,12 @@ def step(
     and the step's checkpoint are committed in one transaction. Its timeout is at most ten seconds, also when none is
     given: then the transaction is rolled back, whatever the function does.
     """
-    if timeout is not None and timeout <= timedelta(0):
-        raise PipelineDefinitionError("A timeout is longer than zero.")
+    if timeout is not None:
+        check_length(timeout, "timeout")
+        if timeout <= timedelta(0):
+            raise PipelineDefinitionError("A timeout is longer than zero.")
+    if capture_log is not None and not isinstance(capture_log, int):
+        raise PipelineDefinitionError(f"capture_log is a level, such as logging.INFO, not {capture_log!r}.")
     if transactional and timeout is not None and timeout > TRANSACTION_LIMIT:
         raise PipelineDefinitionError(
             "A transactional step holds a transaction open: its timeout is at most 10 seconds."

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from flujo import canonical
 from flujo.errors import InvalidInput, PipelineDefinitionError
-from flujo.node import Node, no_coroutine
+from flujo.node import Node, check_length, no_coroutine
 from flujo.stored_type import external, said
 
 
@@ -22,6 +22,8 @@ class Timer(Node):
 
     def __init__(self, name: str, due: timedelta | Callable[[Any], datetime]) -> None:
         super().__init__(name)
+        if not callable(due):
+            check_length(due, f"Timer {name!r}: the duration")
         if isinstance(due, timedelta) and due < timedelta(0):
             raise PipelineDefinitionError(f"Timer {name!r}: {due} is in the past.")
         no_coroutine(due, f"Timer {name!r}: when")
@@ -32,6 +34,8 @@ class Timer(Node):
         if isinstance(self.due, timedelta):
             return now + self.due
         moment = self.due(value)
+        if not isinstance(moment, datetime):
+            raise InvalidInput(f"Timer {self.name!r}: {moment!r} is no datetime.")
         if moment.tzinfo is None:
             raise InvalidInput(f"Timer {self.name!r}: {moment} has no time zone.")
         return moment
@@ -45,6 +49,8 @@ class SignalStep(Node):
     def __init__(self, name: str, input_schema: Any, timeout: timedelta | None) -> None:
         super().__init__(name)
         self.data_type = Any if input_schema is None else input_schema
+        if timeout is not None:
+            check_length(timeout, f"Signal {name!r}: the timeout")
         if timeout is not None and timeout <= timedelta(0):
             raise PipelineDefinitionError(f"Signal {name!r}: a timeout is longer than zero, not {timeout}.")
         self.timeout = timeout

@@ -22,8 +22,8 @@ from flujo.state.base import StateBackend
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Crash(BaseException):
-    """The process dies here: no `except Exception` sees it, and nothing is written on the way out."""
+class Crash(GeneratorExit):
+    """The process dies here, in an async step: the engine lets this one out of it, and writes nothing on the way."""
 
 
 class Ledger(Counter[str]):

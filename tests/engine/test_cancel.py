@@ -98,6 +98,32 @@ async def test_cancel_tells_a_sync_step_and_saves_what_it_returns(backend: State
     assert [(done.name, done.output) for done in result.step_history] == [("threaded", "what was done so far")]
 
 
+async def test_step_that_raises_because_it_was_told_to_stop_is_cancelled(backend: StateBackend) -> None:
+    steps = Steps()
+
+    @step
+    def obedient(value: Any, ctx: StepContext) -> str:
+        steps.loop.call_soon_threadsafe(steps.begun.release)
+        while not ctx.cancelled:
+            threading.Event().wait(0.002)
+        raise RuntimeError("stopped")
+
+    @step(retries=5)
+    async def tidy(value: Any) -> str:
+        steps.begun.release()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ConnectionError("gone")
+
+    both = Step.parallel("both", {"one": obedient, "two": tidy})
+    result = await cancelled(runner_of(both, backend), steps, begun=2)
+
+    assert result.status is RunStatus.CANCELLED
+    assert await outcomes(backend) == dict.fromkeys(("both/one", "both/two"), AttemptOutcome.CANCELLED)
+    assert "step.failed" not in await kinds_of(backend, "r")
+
+
 async def test_cancel_does_not_wait_for_ever_for_a_sync_step(
     backend: StateBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:

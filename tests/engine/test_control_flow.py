@@ -256,6 +256,34 @@ async def test_a_step_that_exits_has_failed_and_its_worker_lives_on(backend: Sta
     assert "StepExited" in str(failed.error)
 
 
+class Panic(BaseException):
+    """What libraries written in other languages raise when they break."""
+
+
+@step
+def panic(number: int) -> int:
+    raise Panic("index out of bounds")
+
+
+@step
+async def panic_async(number: int) -> int:
+    raise Panic("index out of bounds")
+
+
+@step
+def interrupt(number: int) -> int:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("breaks", [panic, panic_async, interrupt, Step.parallel("both", [panic, panic_async])])
+async def test_a_step_that_raises_no_exception_has_failed_and_its_worker_lives_on(
+    backend: StateBackend, breaks: Node
+) -> None:
+    failed = await runner_of(breaks, backend).run_async(1, run_id="r")
+    assert failed.status is RunStatus.FAILED
+    assert "which is no Exception" in str(failed.error)
+
+
 def test_a_path_that_no_store_could_hold_is_refused_when_it_is_registered() -> None:
     nested: Node = double
     for depth in range(3):

@@ -240,6 +240,33 @@ async def test_migration_that_fails_parks_the_run_and_says_so_without_values(
     assert (await head_of(backend, "r")).outcome is Outcome.NEEDS_ATTENTION
 
 
+WRONG: Any = Migrated
+"""Whatever a user gives it."""
+
+
+@pytest.mark.parametrize(
+    ("broken", "sentence"),
+    [
+        (lambda: {"sesame": 4711}, "not dict"),
+        (lambda: WRONG(renamed=None), "failed with TypeError"),
+        (lambda: WRONG(renamed={"a": 5}), "failed with TypeError"),
+        (lambda: WRONG(given={5: "x"}), "failed with TypeError"),
+        (lambda: WRONG(context={"run_id": "r", "at": object()}), "context"),
+        (lambda: WRONG(context={"run_id": "r", "at": float("nan")}), "context"),
+    ],
+)
+async def test_migration_that_gives_what_it_cannot_parks_the_run(broken: Callable[[], Any], sentence: str) -> None:
+    backend = InMemoryBackend()
+    await started(work("a") >> GATE, backend)
+
+    with pytest.raises(PipelineChanged, match=sentence):
+        await after_deploy(work("a") >> GATE >> work("b"), backend, lambda run: broken()).resume_async("r", "yes")
+
+    head = await head_of(backend, "r")
+    assert head.outcome is Outcome.NEEDS_ATTENTION
+    assert "4711" not in head.error_message
+
+
 async def test_migrating_policy_without_a_migration_parks_the_run(backend: StateBackend) -> None:
     await started(work("a") >> GATE, backend)
     with pytest.raises(PipelineChanged, match=r"No migration from 1\.0\.0 is registered"):

@@ -17,7 +17,7 @@ from flujo.status import RunStatus
 from flujo.testing import FakeClock, Fault, FaultyBackend
 from flujo.transitions import Reports, report
 
-from tests.engine.making import expire_lease, head_of, kinds_of, runner_of
+from tests.engine.making import Crash, expire_lease, head_of, kinds_of, runner_of
 from tests.engine.reporting import NO_BACKOFF, lines_of, reports_of, until, written
 from tests.engine.stores import Store
 
@@ -216,17 +216,14 @@ class Busy(InMemoryBackend):
 async def test_crash_loses_at_most_what_was_said_since_the_last_write(store: Store) -> None:
     clock = FakeClock()
 
-    class Killed(BaseException):
-        """The process dies here."""
-
     @step(name="import")
     async def dies(value: int, ctx: StepContext) -> int:
         ctx.log.info("written")
         await until(clock, lambda: written(store.backend, 1))
         ctx.log.info("lost")
-        raise Killed
+        raise Crash
 
-    with pytest.raises(Killed):
+    with pytest.raises(Crash):
         await runner_of(dies, store.backend, clock=clock).run_async(1, run_id="r")
 
     assert [line["message"] for line in await lines_of(store.reopen(), "import")] == ["written"]

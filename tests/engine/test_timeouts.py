@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import threading
 import time
@@ -55,6 +56,18 @@ async def test_timeout_fails_the_attempt_and_tells_the_step(
     assert told.wait(5)
     first = (await document_of(backend, "r")).attempts_of("slow")[0]
     assert (first.outcome, first.error_type) == (AttemptOutcome.FAILED, "StepTimeout")
+
+
+async def test_step_that_returns_though_its_time_is_up_has_failed(backend: StateBackend) -> None:
+    @step(timeout=timedelta(seconds=0.05))
+    async def stubborn(value: int) -> int:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(30)
+        return value
+
+    failed = await runner_of(stubborn, backend).run_async(1)
+
+    assert failed.error == "StepTimeout: Step 'stubborn' did not finish within 0:00:00.050000."
 
 
 async def test_timeout_error_of_the_step_itself_is_its_own(backend: StateBackend) -> None:

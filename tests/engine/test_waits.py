@@ -12,7 +12,7 @@ from flujo.node import Node
 from flujo.state.backends.file import FileBackend
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.backends.sqlite import SQLiteBackend
-from flujo.status import RunStatus, Wait
+from flujo.status import EventKind, RunStatus, Wait
 from flujo.testing import FakeClock
 from pydantic import BaseModel
 
@@ -69,11 +69,22 @@ async def test_a_thirty_day_sleep_takes_no_time_and_no_process(backend: StateBac
     assert (await flujo.continue_async("r")).output == 3
 
 
-async def test_a_timer_in_the_past_goes_on_at_once_when_claimed(backend: StateBackend) -> None:
-    clock = FakeClock()
-    flujo = runner(backend, clock, Step.sleep_until("then", datetime(2020, 1, 1, tzinfo=UTC)) >> one)
-    assert (await flujo.run_async(1, run_id="r")).status is RunStatus.PAUSED
-    assert (await flujo.run_async(1, run_id="r")).output == 2
+async def test_a_timer_in_the_past_goes_on_at_once(backend: StateBackend) -> None:
+    then, no_time = Step.sleep_until("then", datetime(2020, 1, 1, tzinfo=UTC)), Step.sleep("no time", timedelta(0))
+    flujo = runner(backend, FakeClock(), then >> one >> no_time >> two)
+
+    assert (await flujo.run_async(1, run_id="r")).output == 3
+
+    fired = [event.path for event in await backend.events("r") if event.kind is EventKind.TIMER_FIRED]
+    assert fired == ["then", "no time"]
+
+
+async def test_a_timer_whose_function_gives_no_time_fails_the_run(backend: StateBackend) -> None:
+    without_zone = datetime(2030, 1, 1, tzinfo=UTC).replace(tzinfo=None)
+    for given, said in ((5, "5 is no datetime"), (without_zone, "has no time zone")):
+        timer = Step.sleep_until("then", lambda _, it=given: it)
+        failed = await runner(backend, FakeClock(), timer).run_async(1, run_id=type(given).__name__)
+        assert said in str(failed.error)
 
 
 async def test_a_signal_ends_its_wait_and_its_data_is_the_output(backend: StateBackend) -> None:

@@ -156,9 +156,9 @@ class StateBackend(ABC):
         """Give back what the backend holds. Using it again opens it again."""
 
 
-def check_run_id(run_id: str) -> None:
+def check_run_id(run_id: object) -> None:
     """Raise `InvalidRunId` unless the id is safe as a file name, an address and a key."""
-    if not RUN_ID.fullmatch(run_id):
+    if not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id):
         raise InvalidRunId(
             f"{run_id!r} is no run id: use 1 to 128 letters, digits, dots, dashes and underscores, and begin with a "
             "letter or digit."

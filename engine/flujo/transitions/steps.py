@@ -353,7 +353,8 @@ def begin_wait(
         draft.insert(wait)
         draft.set(generation=wait.generation)
         came = kind is Wait.SIGNAL and any(signal.name == name for signal in view.waiting_signals())
-        if alone and not came:  # a signal that came since the worker looked would wake nobody
+        over = due_at is not None and due_at <= now
+        if alone and not (came or over):  # a signal that came since the worker looked would wake nobody
             pause_here(draft, [], [wait])
         draft.event(_BEGAN[kind], path, name=name, due_at=isoformat(due_at) if due_at else None)
         return draft.batch()
