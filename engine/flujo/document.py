@@ -28,7 +28,7 @@ from flujo.records import (
     Tombstone,
     Vote,
 )
-from flujo.status import AtDeadline, DecisionOutcome, RunStatus, TaskStatus, Wait, WaitStatus
+from flujo.status import RunStatus, TaskStatus, Wait, WaitStatus, turn_of
 
 R = TypeVar("R", bound=Record)
 _GONE_WITH_THE_RUN = (
@@ -164,10 +164,9 @@ class RunDocument:
     def turned_away(self, path: str) -> bool:
         """Whether a person said no at this path, or a deadline passed that leads another way."""
         asked = self.human_task(path)
-        if asked is not None and asked.status is TaskStatus.EXPIRED:
-            return asked.at_deadline in (AtDeadline.REJECT, AtDeadline.STEPS)
         decision = self.decision(path, asked.generation) if asked else None
-        return decision is not None and decision.outcome is DecisionOutcome.REJECTED
+        outcome = decision.outcome if decision else None
+        return asked is not None and turn_of(asked.status, asked.at_deadline, outcome) is not None
 
     def waits(self) -> list[RunWait]:
         return list(self._table(RunWait).values())

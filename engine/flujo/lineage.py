@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
@@ -63,13 +63,21 @@ def fork_of(
     """
     head, start = _head(document), document.start
     index = _index(entry, head, from_step)
-    check_reached(document, [node.name for node in entry.pipeline.nodes[: index + 1]])
-    before = context_before(document, index)
+    names = [node.name for node in entry.pipeline.nodes[: index + 1]]
+    check_reached(
+        head,
+        names,
+        migrated=[row.position for row in document.checkpoints() if row.path.startswith(MIGRATION)],
+        turned_away={name for name in names if document.turned_away(name)},
+    )
+    rows = [row for row in document.checkpoints() if row.position < index]
+    counted = [row.context_changes for row in rows if is_top(row.path) or row.path.startswith(MIGRATION)]
+    before = folded(json.loads(start.context), counted)
     after = _edited(entry, before, edits)
     secrets = Secrets.of_text(head.secrets) | entry.secrets
     taken = [_taken(document, node.name) for node in entry.pipeline.nodes[:index]]
     if taken:
-        delta = changes(_folded(json.loads(start.context), taken[:-1]), after)
+        delta = changes(folded(json.loads(start.context), [row.context_changes for row in taken[:-1]]), after)
         taken[-1] = dataclasses.replace(taken[-1], context_changes=canonical.dump(delta) if delta else None)
     changed = list(differences(before, after, secret=secret_fields(entry.context_model)))
     lineage = Lineage(
@@ -139,19 +147,34 @@ def _index(entry: RegisteredPipeline, head: RunHead, step: str) -> int:
     return names.index(step)
 
 
-def check_reached(document: RunDocument, names: Sequence[str]) -> None:
-    """Raise `IllegalTransition` unless a run can be forked at the last of these top-level steps, the first ones."""
-    head = _head(document)
+class Standing(Protocol):
+    """The part of a run that says how far it has come."""
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def step_index(self) -> int: ...
+    @property
+    def step_name(self) -> str: ...
+
+
+def check_reached(
+    head: Standing, names: Sequence[str], *, migrated: Iterable[int], turned_away: Collection[str]
+) -> None:
+    """Raise `IllegalTransition` unless a run can be forked at the last of these top-level steps, the first ones.
+
+    `migrated` are the positions at which it was moved to another version, `turned_away` the gates that led another way.
+    """
     if len(names) - 1 > head.step_index:
         raise IllegalTransition(
             f"Run {head.run_id} has not come to step {names[-1]!r}: it stands at {head.step_name or 'its end'!r}."
         )
-    if any(row.path.startswith(MIGRATION) and row.position >= len(names) - 1 for row in document.checkpoints()):
+    if any(position >= len(names) - 1 for position in migrated):
         raise IllegalTransition(
             f"Run {head.run_id} was migrated from another version behind step {names[-1]!r}, where its context was "
             f"another. Fork from {head.step_name!r}, or rerun it."
         )
-    turned = next((name for name in names[:-1] if document.turned_away(name)), None)
+    turned = next((name for name in names[:-1] if name in turned_away), None)
     if turned is not None:
         raise IllegalTransition(
             f"Run {head.run_id} was turned away at step {turned!r}: a person said no, or nobody answered in time. "
@@ -159,20 +182,11 @@ def check_reached(document: RunDocument, names: Sequence[str]) -> None:
         )
 
 
-def context_before(document: RunDocument, index: int) -> Fields:
-    """The context's fields as they were when the top-level step at `index` began."""
-    fields: Fields = json.loads(document.start.context)
-    for row in document.checkpoints():
-        counts = is_top(row.path) or row.path.startswith(MIGRATION)
-        if row.position < index and row.context_changes and counts:
-            fields = fold(fields, json.loads(row.context_changes))
-    return fields
-
-
-def _folded(fields: Fields, rows: Sequence[Checkpoint]) -> Fields:
-    for row in rows:
-        if row.context_changes:
-            fields = fold(fields, json.loads(row.context_changes))
+def folded(fields: Fields, deltas: Iterable[str | None]) -> Fields:
+    """The context's fields after these changes, each as its checkpoint holds them."""
+    for delta in deltas:
+        if delta:
+            fields = fold(fields, json.loads(delta))
     return fields
 
 

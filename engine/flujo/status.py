@@ -149,3 +149,10 @@ def check_move(before: RunStatus, after: RunStatus) -> None:
     """Raise `IllegalTransition` unless a run may go from `before` to `after`."""
     if after not in LEGAL_MOVES[before]:
         raise IllegalTransition(f"A {before.value} run cannot become {after.value}.")
+
+
+def turn_of(status: str, at_deadline: str | None, outcome: str | None) -> Outcome | None:
+    """How a human task that stands so, with a decision of this outcome if there is one, led its run another way."""
+    if status == TaskStatus.EXPIRED:
+        return Outcome.EXPIRED if at_deadline in (AtDeadline.REJECT, AtDeadline.STEPS) else None
+    return Outcome.REJECTED if outcome == DecisionOutcome.REJECTED else None

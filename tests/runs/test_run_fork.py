@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from runs.models import AuditEvent, Run, SiteEvent
+from runs.registry import registry
 from runs.services.verify_rows import row_problems
 from tests.runs import factories, shop
-from tests.runs.conftest import SignIn
+from tests.runs.conftest import SignIn, queries_of
 from tests.runs.derived import failed_offer, go_on, rows_of
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow]
@@ -60,10 +63,39 @@ def test_fork_page_says_what_runs_again_and_changes_nothing(client: Client) -> N
     before = rows_of("r1")
     page = client.get(URL).content.decode()
     assert "Taken over, and not run again: quote." in page
-    assert "Run again, under new idempotency keys: check. What they did outside is done again." in page
+    assert "Run again, under new idempotency keys: check. What it did outside is done again." in page
     assert "Run for the first time: send." in page
     assert 'value="30"' in page
     assert rows_of("r1") == before
+
+
+def test_fork_page_reads_nothing_of_what_the_steps_gave(client: Client) -> None:
+    """A run of many megabytes is forked from a page that costs what its context and its steps cost."""
+    for url in ("/runs/r1/fork/", URL):
+        with CaptureQueriesContext(connection) as queries:
+            assert client.get(url).status_code == 200
+        read = " ".join(query["sql"] for query in queries)
+        for column in ("output", "input", "evidence", "traceback", "data", "body"):
+            assert not re.search(rf"SELECT [^;]*\b{column}\b", read), (url, column)
+
+
+def test_fork_page_costs_the_same_queries_however_long_the_run_is(client: Client) -> None:
+    short = queries_of(client, URL)
+    run = Run.objects.get(pk="r1")
+    for item in range(30):
+        factories.attempt(run, f"check[{item}]/try", 1, outcome="failed")
+    assert queries_of(client, URL) <= short
+
+
+def test_fork_behind_a_gate_that_turned_its_run_away_is_not_offered(client: Client) -> None:
+    code = {"pipeline": "shop", "version": "1.1.0", "fingerprint": registry.get("shop", "1.1.0").fingerprint}
+    run = factories.run("no", status="completed", outcome="rejected", steps=("price", "approve", "ship"), at=3, **code)
+    gate = factories.human_task(run, position=1, status="decided")
+    factories.decision(gate, outcome="rejected", data=None)
+    page = client.get("/runs/no/fork/").content.decode()
+    assert re.search(r'value="approve" required>', page)
+    assert re.search(r'value="ship" required disabled', page)
+    assert "was turned away at step &#x27;approve&#x27;" in page
 
 
 def test_fork_shows_the_edits_before_they_are_confirmed(client: Client) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flujo.batch import Draft, RunView
 from flujo.paths import is_top
 from flujo.records import Checkpoint, HumanTask
-from flujo.status import AtDeadline, DecisionOutcome, Outcome, RunStatus, TaskStatus, Wait
+from flujo.status import Outcome, RunStatus, Wait, turn_of
 from flujo.transitions.rules import ClaimTerms, take_or_queue
 
 
@@ -42,11 +42,8 @@ def turned_at(view: RunView, step: str) -> Outcome | None:
     task = view.human_task(step)
     if task is None or view.checkpoint(step) is not None:
         return None
-    if task.status is TaskStatus.EXPIRED:
-        return Outcome.EXPIRED if task.at_deadline in (AtDeadline.REJECT, AtDeadline.STEPS) else None
     decision = view.decision(step, task.generation)
-    rejected = decision is not None and decision.outcome is DecisionOutcome.REJECTED
-    return Outcome.REJECTED if rejected else None
+    return turn_of(task.status, task.at_deadline, decision.outcome if decision else None)
 
 
 def wake(draft: Draft, claim: ClaimTerms | None) -> None:
