@@ -8,7 +8,6 @@ from uuid import uuid4
 
 from flujo.status import DecisionOutcome
 
-from runs.encryption import Sealed
 from runs.forms import Problem, SchemaForm
 
 if TYPE_CHECKING:
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
     from runs.access import User
     from runs.queries.human_task import RequestPage
+    from runs.queries.payload import Payload
 
 REASON_ID, TEXT_ID = "decision-reason", "decision-answer"
 NO_OUTCOME = "Choose: press one of the two buttons."
@@ -38,13 +38,13 @@ class DecisionForm:
         """The form of `page` with what `request` posted, if it did."""
         sent, user = (request.POST, request.user) if request.method == "POST" else (None, request.user)
         form = cls(page, user, sent)
-        if page.task.kind == "form" and page.values_visible and not form.sealed:
+        if page.task.kind == "form" and page.values_visible and not form.recorded:
             answer = page.answer
             form.fields = SchemaForm(
                 page.schema,
                 data=sent,
                 files=request.FILES if sent is not None else None,
-                initial=answer.data if answer else page.suggested,
+                initial=answer.payload.tree if answer else page.suggested,
                 user=user,
                 disabled=sent is None and not form.usable,
             )
@@ -56,10 +56,10 @@ class DecisionForm:
         return self.page.open and not self.page.refusal
 
     @property
-    def sealed(self) -> str:
-        """That the recorded answer cannot be read; "" when it can, or there is none."""
+    def recorded(self) -> Payload | None:
+        """The recorded answer where it is too large for a form, or sealed; None where the form shows it."""
         answer = self.page.answer
-        return answer.data if answer and isinstance(answer.data, Sealed) else ""
+        return answer.payload if answer and self.sent is None and answer.payload.kind in ("large", "sealed") else None
 
     @property
     def outcome(self) -> DecisionOutcome:
@@ -78,7 +78,7 @@ class DecisionForm:
         answer = self.page.answer
         if self.sent is not None:
             return self._text("answer").replace("\r\n", "\n")
-        data = answer.data if answer else self.page.suggested
+        data = answer.payload.tree if answer else self.page.suggested
         return data if isinstance(data, str) else ""
 
     @property

@@ -16,7 +16,7 @@ from runs.encryption import Sealed
 from runs.models import AuditEvent, Decision, HumanTask, Run, Vote
 from runs.queries.payload import Payload, payload
 from runs.queries.votes import agreed
-from runs.secrets import secrets_of, shown_text, shown_value
+from runs.secrets import secrets_of, shown_text
 from runs.words import votes_words
 
 if TYPE_CHECKING:
@@ -45,18 +45,18 @@ class Answer:
     reason: str
     channel: str
     decided_at: datetime
-    data: Any
+    payload: Payload
 
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """One person's vote on the request; `data` is the answer they gave."""
+    """One person's vote on the request; `payload` is the answer they gave."""
 
     actor: str
     reason: str
     voted_at: datetime
     mine: bool
-    data: Any
+    payload: Payload
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class RequestPage:
     def suggested(self) -> Any:
         """What an open form begins with: what this person, or else the first one, has voted for."""
         votes = [self.my_vote] if self.my_vote is not None else self.votes
-        return None if not votes or isinstance(votes[0].data, Sealed) else votes[0].data
+        return votes[0].payload.tree if votes else None
 
     @property
     def my_vote(self) -> Ballot | None:
@@ -203,7 +203,7 @@ def request_page(user: User, task: HumanTask) -> RequestPage:
         candidates=json.loads(task.candidates) if task.candidates else [],
         refusal=_refusal(user, task) if task.status == TaskStatus.OPEN else "",
         values_visible=sees_values(user, task),
-        answers=[_answer(task, decision, secrets) for decision in Decision.objects.filter(run=task.run_id)],
+        answers=_answers(task, secrets),
         history=_history(task),
         votes=[_ballot(user, vote, secrets) for vote in votes],
         agreed=agreed(votes),
@@ -225,16 +225,32 @@ def evidence_of(task: HumanTask) -> str:
     return shown_text(task.evidence, secrets_of(task.run), given(task.path))
 
 
-def _answer(task: HumanTask, decision: Decision, secrets: Secrets) -> Answer:
+def answer_of(task: HumanTask, by: str) -> str | None:
+    """The answer to a request as JSON, without what is secret, or that it is `Sealed`: a vote, or the decision."""
+    question = {"run": task.run_id, "path": task.path, "generation": task.generation}
+    row = (Vote.objects.filter(**question, actor=by) if by else Decision.objects.filter(**question)).first()
+    return shown_text(row.data, secrets_of(task.run), task.path) if row is not None and row.data else None
+
+
+def _answers(task: HumanTask, secrets: Secrets) -> list[Answer]:
+    """The decisions of the run; of the other ones' data nothing is read."""
+    here = {"path": task.path, "generation": task.generation}
+    decided = Decision.objects.filter(run=task.run_id)
+    data = decided.filter(**here).values_list("data", flat=True).first() if task.status != TaskStatus.OPEN else None
+    return [_answer(task, decision, data or None, secrets) for decision in decided.defer("data")]
+
+
+def _answer(task: HumanTask, decision: Decision, data: str | None, secrets: Secrets) -> Answer:
+    here = (decision.path, decision.generation) == (task.path, task.generation)
     return Answer(
         step_name=decision.path,
-        here=(decision.path, decision.generation) == (task.path, task.generation),
+        here=here,
         outcome=decision.outcome,
         actor=decision.actor,
         reason=decision.reason,
         channel=decision.channel,
         decided_at=decision.decided_at,
-        data=shown_value(decision.data, secrets, decision.path) if decision.data else None,
+        payload=payload(data if here else None, shown=True, secrets=secrets, path=decision.path),
     )
 
 
@@ -246,7 +262,8 @@ def _votes(task: HumanTask) -> list[Vote]:
 
 def _ballot(user: User, vote: Vote, secrets: Secrets) -> Ballot:
     mine = vote.actor == user.get_username()
-    return Ballot(vote.actor, vote.reason, vote.voted_at, mine, shown_value(vote.data, secrets, vote.path))
+    answered = payload(vote.data, shown=True, secrets=secrets, path=vote.path)
+    return Ballot(vote.actor, vote.reason, vote.voted_at, mine, answered)
 
 
 def _history(task: HumanTask) -> list[Happening]:

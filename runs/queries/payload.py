@@ -30,6 +30,11 @@ class Payload:
     size: int = 0
     source: str = ""
 
+    @property
+    def tree(self) -> Any:
+        """The value, where it is read and small enough to be drawn; else None."""
+        return self.value if self.kind == "tree" else None
+
 
 HIDDEN = Payload("hidden")
 HIDDEN_ERROR = "Its message is hidden: errors quote the values they are about, which needs “view_context”."

@@ -6,12 +6,15 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from django.db.models import Q
 from flujo.context import fold
+from flujo.lineage import folded
+from flujo.paths import MIGRATION
 
 from runs import access
 from runs.encryption import Sealed
 from runs.models import Checkpoint, Run, RunInput
-from runs.queries.payload import HIDDEN, LARGE, Payload
+from runs.queries.payload import CUT, HIDDEN, LARGE, Payload
 from runs.queries.run_header import RunHeader, header
 from runs.secrets import secrets_of
 
@@ -30,9 +33,8 @@ class Field:
     """One top-level field, and what the step did to it: `new`, `changed`, or nothing."""
 
     name: str
-    value: Any
+    payload: Payload
     change: str
-    large: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +54,16 @@ class ContextPage:
     problem: str = ""
     hidden: Payload | None = None
 
+    @property
+    def query(self) -> str:
+        """What a link to a field adds to its address, so that it is the one of this moment."""
+        return f"?at={self.at.index}"
+
 
 def page(user: access.User, run: Run, at: str) -> ContextPage:
     """The context when `at` top-level steps had been saved; an empty `at` is now."""
     head = header(user, run)
-    start = RunInput.objects.filter(run=run).values_list("context", flat=True).first()
-    saved = list(Checkpoint.objects.filter(run=run).order_by("seq").values_list("position", "name", "context_changes"))
+    start, saved = _saved(run)
     hidden = _hidden([start, *(text for _, _, text in saved)]) if head.shows_values else HIDDEN
     deltas = [(position, name, _read(text)) for position, name, text in saved]
     moments = _moments(deltas)
@@ -78,6 +84,28 @@ def page(user: access.User, run: Run, at: str) -> ContextPage:
     )
 
 
+def field_of(run: Run, at: str, name: str) -> str | None:
+    """One top-level field as JSON, without what is secret, or that it is `Sealed`; None when there is none at `at`."""
+    start, saved = _saved(run)
+    texts = [start, *(text for position, _, text in saved if not at.isdecimal() or position < int(at))]
+    sealed = next((text for text in texts if isinstance(text, Sealed)), None)
+    if sealed is not None:
+        return sealed
+    fields: dict[str, Any] = secrets_of(run).hide(folded(_read(start), texts[1:]))
+    return json.dumps(fields[name], ensure_ascii=False) if name in fields else None
+
+
+def _saved(run: Run) -> tuple[str | None, list[tuple[int, str, str | None]]]:
+    """The initial context, and what each top-level step and each migration changed in it.
+
+    What happened inside a step is not counted beside it: the step's own checkpoint has it once all of it is joined.
+    """
+    start = RunInput.objects.filter(run=run).values_list("context", flat=True).first()
+    inside = Q(path__contains="/") | Q(path__contains="[") | Q(path__contains="#")
+    top = Checkpoint.objects.filter(~inside | Q(path__startswith=MIGRATION), run=run).order_by("seq")
+    return start, list(top.values_list("position", "name", "context_changes"))
+
+
 def _hidden(texts: list[str | None]) -> Payload | None:
     """What says that a part of the context is sealed: the others alone would add up to another one."""
     return next((Payload("sealed", value=text) for text in texts if isinstance(text, Sealed)), None)
@@ -92,7 +120,7 @@ Delta = tuple[int, str, dict[str, Any]]
 
 
 def _moments(deltas: list[Delta]) -> list[Moment]:
-    """The start and each top-level step; what happened inside a step counts to it."""
+    """The start and each top-level step."""
     moments = [Moment(0, "", 0)]
     for position in sorted({position for position, _, _ in deltas}):
         inside = [(name, delta) for where, name, delta in deltas if where == position]
@@ -123,5 +151,6 @@ def _fields(run: Run, context: dict[str, Any], deltas: list[Delta], at: int) -> 
 
 def _field(name: str, value: Any, before: set[str], touched: set[str], at: int) -> Field:
     change = "" if not at or name not in touched else "changed" if name in before else "new"
-    size = len(json.dumps(value, ensure_ascii=False))
-    return Field(name, value if size <= LARGE else None, change, size if size > LARGE else 0)
+    text = json.dumps(value, ensure_ascii=False)
+    large = Payload("large", beginning=text[:CUT], size=len(text.encode())) if len(text) > LARGE else None
+    return Field(name, large or Payload("tree", value=value), change)

@@ -118,6 +118,59 @@ def test_request_with_five_megabytes_of_evidence_is_quick_to_open(sign_in: SignI
     assert json.loads(client.get(f"/inbox/{task.pk}/evidence.json").content) == LARGE
 
 
+def test_large_input_is_offered_as_a_download(client: Client, run: Run) -> None:
+    assert client.get("/runs/r1/steps/parse/").content.decode().count('href="/runs/r1/input.json" download') == 1
+    assert json.loads(client.get("/runs/r1/input.json").content) == LARGE
+    assert b"/input.json" not in client.get("/runs/r1/steps/price/").content
+
+
+def test_large_field_of_the_context_shows_how_it_begins_and_is_offered_as_it_was_then(client: Client, run: Run) -> None:
+    Checkpoint.objects.filter(run=run, path="price").update(context_changes='{"set":{"pages":"short"}}')
+    page = client.get("/runs/r1/context/?at=1").content.decode()
+    assert 'href="/runs/r1/context/pages.json?at=1" download' in page
+    assert "&quot;" + "p" * 3_000 in page
+    assert json.loads(client.get("/runs/r1/context/pages.json?at=1").content) == LARGE["pages"]
+    assert json.loads(client.get("/runs/r1/context/pages.json").content) == "short"
+    assert client.get("/runs/r1/context/nothing.json").status_code == 404
+
+
+@pytest.mark.parametrize("kind", ["form", "text"])
+def test_large_answer_is_cut_and_offered_as_a_download(sign_in: SignIn, kind: str) -> None:
+    answer: Any = LARGE if kind == "form" else LARGE["pages"]
+    run = factories.paused_run("r1")
+    task = run.human_tasks.get()
+    schema = {"type": "object", "properties": {"pages": {"type": "string"}}} if kind == "form" else None
+    HumanTask.objects.update(kind=kind, schema=json.dumps(schema) if schema else "")
+    factories.decision(task, data=answer)
+    client = sign_in(factories.user("reader", can=["view", "view_context"]))
+    page = client.get(f"/inbox/{task.pk}/").content.decode()
+    assert len(page) < 200_000
+    assert f'href="/inbox/{task.pk}/answer.json" download' in page
+    assert json.loads(client.get(f"/inbox/{task.pk}/answer.json").content) == answer
+
+
+def test_large_vote_is_cut_and_offered_as_a_download(sign_in: SignIn) -> None:
+    task = factories.paused_run("r1").human_tasks.get()
+    HumanTask.objects.update(quorum=2, kind="form", schema='{"type":"object","properties":{"pages":{"type":"string"}}}')
+    factories.vote(task, data=LARGE, actor="ana & ben")
+    client = sign_in(factories.user("reader", can=["view", "view_context", "decide"]))
+    page = client.get(f"/inbox/{task.pk}/").content.decode()
+    assert len(page) < 200_000
+    assert f'href="/inbox/{task.pk}/answer.json?by=ana%20%26%20ben" download' in page
+    assert json.loads(client.get(f"/inbox/{task.pk}/answer.json?by=ana %26 ben").content) == LARGE
+    assert client.get(f"/inbox/{task.pk}/answer.json").status_code == 404
+
+
+@pytest.mark.parametrize("url", ["/runs/r1/input.json", "/runs/r1/context/pages.json", "/inbox/{}/answer.json"])
+def test_downloads_of_values_are_found_only_by_who_may_see_them(sign_in: SignIn, url: str, run: Run) -> None:
+    url = url.format(run.human_tasks.get().pk)
+    assert sign_in(factories.user("reader", can=["view", "view_context"])).get(url).status_code == 200
+    assert sign_in(factories.user("looker", can=["view"])).get(url).status_code == 404
+    assert sign_in(factories.user("other", can=["view", "view_context"], on="other")).get(url).status_code == 404
+    Run.objects.update(secrets=json.dumps({"keys": ["pages"], "paths": []}))
+    assert b"ppppp" not in sign_in(factories.user("again", can=["view", "view_context"])).get(url).content
+
+
 def test_shared_artefact_frees_nothing_until_its_last_run_goes(run: Run) -> None:
     small = payload_bytes(["r1"]) - len(TEXT)
     apart(factories.completed_run("r2"))

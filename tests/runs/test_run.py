@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import timedelta
 
@@ -325,11 +326,18 @@ def test_context_adds_up_the_changes_up_to_the_chosen_step(client: Client) -> No
     assert re.search(r"note new .*late", words_of(client, "/runs/r1/context/"))
 
 
-def test_context_counts_what_happened_inside_a_step_to_that_step(client: Client) -> None:
-    run = factories.run("r1", at=3)
-    factories.checkpoint(run, "approve", position=2, seq=1, attempt=0)
-    factories.checkpoint(run, "notify", position=2, path="approve/notify", seq=2, changes={"set": {"told": True}})
-    assert re.search(r"After step 3 notify told new", words_of(client, "/runs/r1/context/?at=3"))
+def test_context_counts_what_happened_inside_a_step_once_when_that_step_is_saved(client: Client) -> None:
+    """What branches and items append, the step around them appends when it joins them."""
+    run = factories.run("r1", steps=["both", "each", "post"], at=1, context={"seen": ["old"]})
+    change = {"append": {"seen": ["new"]}}
+    factories.checkpoint(run, "look", position=0, path="both/look", seq=1, changes=change)
+    factories.checkpoint(run, "both", position=0, seq=2, changes=change)
+    factories.checkpoint(run, "look", position=1, path="each[0]/look", seq=3, changes={"append": {"seen": ["later"]}})
+    page = words_of(client, "/runs/r1/context/")
+    assert re.search(r"After step 1 both seen changed .* old .* new", page)
+    assert page.count(" new ") == 1
+    assert "later" not in page
+    assert json.loads(client.get("/runs/r1/context/seen.json").content) == ["old", "new"]
 
 
 @pytest.mark.parametrize("at", ["9", "-1", "x", "1e9"])

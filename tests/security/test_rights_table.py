@@ -43,12 +43,15 @@ READS: dict[str, tuple[int | str, ...]] = {
     "inbox_next": MOVED,
     "human_task": SEEN,
     "human_task_evidence": (IN, IN, 404, 404, 404, 200, 200, 404, 200),  # nothing but a value
+    "human_task_answer": (IN, IN, *[404] * 7),  # it is not answered yet
     "human_task_decide": (IN, IN, 404, 404, 302, 302, 302, 302, 302),
     "f_inbox": LIST,
     "f_human_task": SEEN,
     "runs": LIST,
     "run": SEEN,
+    "run_input": (IN, IN, 404, 404, 404, 404, 200, 404, 200),  # nothing but a value
     "run_context": SEEN,
+    "run_context_field": (IN, IN, 404, 404, 404, 404, 200, 404, 200),  # nothing but a value
     "run_history": SEEN,
     "run_cancel": SEEN,
     "run_retry": SEEN,
@@ -171,6 +174,7 @@ def address(name: str, task: HumanTask, run_id: str = "run-a") -> str:
         "schedule_id": task.pk,
         "step_path": "price",
         "name": "shop",
+        "field": "code",
         "signal_name": "paid",
     }
     pattern = next(pattern for pattern in urlpatterns if pattern.name == name)
