@@ -18,14 +18,14 @@ from runs.site_models import LONGEST_NAME
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeclaredSchedule:
-    """What code says of a schedule; without an `owner` it starts runs in nobody's name."""
+    """What code says of a schedule: its `input` as JSON; without an `owner` it starts runs in nobody's name."""
 
     pipeline: str
     name: str
     cron: str
     zone: str
     every: timedelta | None
-    data: Any
+    input: str
     owner: str
     skips_while_active: bool
 
@@ -59,7 +59,7 @@ def declare_schedule(
         raise PipelineDefinitionError(f"A schedule has a name of 1 to {LONGEST_NAME} characters, not {name!r}.")
     zone = (zone or timezone.get_default_timezone_name()) if cron else ""
     try:
-        entry.encode_input(data)
+        text = entry.encode_input(data)
         Recurrence(cron, zone, every, now).after(now)
     except InvalidInput as error:
         raise PipelineDefinitionError(f"The schedule {name!r} of {pipeline}: {error.message}") from error
@@ -69,7 +69,7 @@ def declare_schedule(
         cron=cron,
         zone=zone,
         every=every,
-        data=data,
+        input=text,
         owner=owner,
         skips_while_active=skips_while_active,
     )

@@ -76,7 +76,7 @@ class Sweeper:
         yield from (partial(ring, run_id, now) for run_id in due_runs(now))
         if not self._declared:
             yield partial(self._keep_declared, now)
-        yield from (partial(due.start, schedule, now) for schedule in due.due_schedules(now))
+        yield from (partial(due.start, schedule_id, now) for schedule_id in due.due_schedules(now))
         yield from (partial(self._settle, run_id, now) for run_id in asyncio.run(self._backend.untold(LIMIT)))
         yield partial(self._hint, now)
         yield partial(deliver, now)

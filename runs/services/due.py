@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from django.contrib.auth import get_user_model
 from django.db import transaction
+from django.db.models import QuerySet
 from flujo import transitions
 from flujo.admission import run_id_for
 from flujo.clock import SystemClock
@@ -29,21 +30,27 @@ LIMIT = 100
 AFTER_FAILURE = timedelta(hours=1)
 
 
-def due_schedules(now: datetime, *, registry: PipelineRegistry = site_registry) -> list[Schedule]:
-    """The schedules that are due and may start here, those that wait longest first: the code must have the pipeline,
-    and declare the schedule if it was declared.
+def due_schedules(now: datetime, *, registry: PipelineRegistry = site_registry) -> list[int]:
+    """The ids of schedules that are due and may start here, those that wait longest first: the code must have the
+    pipeline, and declare the schedule if it was declared.
     """
-    due = Schedule.objects.filter(startable(), enabled=True, next_at__lte=now, pipeline__in=registry.names())
-    return list(due.order_by("next_at")[:LIMIT])
+    due = _due(now).filter(startable(), pipeline__in=registry.names())
+    return list(due.order_by("next_at").values_list("pk", flat=True)[:LIMIT])
 
 
-def start(schedule: Schedule, now: datetime, *, registry: PipelineRegistry = site_registry) -> str | None:
+def _due(now: datetime) -> QuerySet[Schedule]:
+    return Schedule.objects.filter(enabled=True, next_at__lte=now)
+
+
+def start(schedule_id: int, now: datetime, *, registry: PipelineRegistry = site_registry) -> str | None:
     """Start the run of a schedule that is due, as its owner, who must be allowed to; its id, None when none started.
 
     A schedule whose instants were missed starts one run, for the earliest of them, and is next due after `now`. One
     whose last run is still active starts none where it says so.
     """
-    next_at = now + AFTER_FAILURE
+    schedule, next_at = _due(now).filter(pk=schedule_id).first(), now + AFTER_FAILURE
+    if schedule is None:
+        return None  # somebody else was faster
     try:
         next_at = schedule.recurrence.after(now)
         with transaction.atomic():

@@ -90,37 +90,31 @@ def keep_declared(now: datetime) -> None:
             _keep(wanted, now)
 
 
-_OF_CODE = ("cron", "zone", "every", "input", "skips_while_active", "owner", "declared")
-
-
 def _keep(wanted: DeclaredSchedule, now: datetime) -> None:
     stored = Schedule.objects.filter(pipeline=wanted.pipeline, name=wanted.name).first()
-    schedule = stored or Schedule(pipeline=wanted.pipeline, created_at=now, anchor=now)
-    before = {name: getattr(schedule, name) for name in _OF_CODE} if stored else {}
-    told = _facts(schedule) if stored else {}
-    schedule.input = ""  # one that is sealed is no loss: the code has it
-    terms = Terms(
-        name=wanted.name,
-        cron=wanted.cron,
-        zone=wanted.zone,
-        every=wanted.every,
-        enabled=schedule.enabled,
-        skips_while_active=wanted.skips_while_active,
-        data=wanted.data,
-    )
-    _set(schedule, terms, now)
-    schedule.owner, schedule.declared = wanted.owner, True
-    changed = {name for name in _OF_CODE if before.get(name) != getattr(schedule, name)}
-    if stored is None or changed & {"cron", "zone", "every"}:
-        schedule.next_at = schedule.recurrence.after(now)
-        changed.add("next_at")
-    if stored is None:
-        schedule.save()
-    elif changed:  # and nothing else: somebody may switch it off, or start it, just now
-        schedule.save(update_fields=[*changed, "anchor", "updated_at", "problem"])
-    if changed:
-        facts = {key: value for key, value in _facts(schedule).items() if told.get(key) != value}
-        _record("declared", schedule, "", None, facts)
+    schedule = stored or Schedule(pipeline=wanted.pipeline, name=wanted.name, created_at=now)
+    terms: dict[str, Any] = {
+        "cron": wanted.cron,
+        "zone": wanted.zone,
+        "every": wanted.every,
+        "input": wanted.input,
+        "skips_while_active": wanted.skips_while_active,
+        "owner": wanted.owner,
+        "declared": True,
+    }
+    changed = {name: value for name, value in terms.items() if stored is None or getattr(stored, name) != value}
+    if not changed:
+        return
+    told = _facts(stored) if stored else {}
+    if changed.keys() & {"cron", "zone", "every"}:
+        changed["anchor"] = now
+        changed["next_at"] = Recurrence(wanted.cron, wanted.zone, wanted.every, now).after(now)
+    changed |= {"updated_at": now, "problem": ""}
+    for name, value in changed.items():
+        setattr(schedule, name, value)
+    schedule.save(update_fields=changed if stored else None)  # somebody may switch or start it just now
+    facts = {key: value for key, value in _facts(schedule).items() if told.get(key) != value}
+    _record("declared", schedule, "", None, facts)
 
 
 def _check_not_in_code(schedule: Schedule | None) -> None:

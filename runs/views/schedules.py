@@ -72,7 +72,9 @@ def switch(request: HttpRequest, name: str, schedule_id: int, *, enabled: bool) 
 
 def _form(request: HttpRequest, entry: RegisteredPipeline, schedule: Schedule | None) -> HttpResponse:
     fixed = schedule is not None and in_code(schedule)
-    allowed = access.may(request.user, "schedule", entry.name) and not fixed
+    may = access.verbs_on(request.user, entry.name)
+    lacking = next((verb for verb in ("schedule", "start") if verb not in may), "")
+    allowed = not lacking and not fixed
     form = ScheduleForm(entry, request, schedule if allowed else None)
     context = {
         "nav": "pipelines",
@@ -81,6 +83,7 @@ def _form(request: HttpRequest, entry: RegisteredPipeline, schedule: Schedule | 
         "form": form,
         "allowed": allowed,
         "fixed": fixed,
+        "lacking": lacking,
     }
     if request.method != "POST" or form.input.is_row_action or form.previews:
         return render(

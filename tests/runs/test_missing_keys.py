@@ -18,7 +18,8 @@ from flujo import Flujo
 from flujo.encryption import Keys, new_key
 
 from runs import store_checks
-from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run, RunInput, Schedule, Vote
+from runs.encryption import SealedRow
+from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run, Schedule
 from runs.registry import registry
 from runs.services.due import due_schedules, start
 from runs.state_backend import DjangoBackend, close_store_threads
@@ -93,7 +94,9 @@ def addresses(made: Schedule) -> Iterator[str]:
     yield reverse("runs:pipeline", args=["shop"])
     yield reverse("runs:schedule", args=["shop", made.pk])
     yield reverse("runs:schedule_delete", args=["shop", made.pk])
-    for model in (Attempt, Checkpoint, Decision, HumanTask, Run, RunInput, Schedule, Vote):
+    yield reverse("runs:run_signal", args=["r", "paid"])
+    yield reverse("runs:run_unpark", args=["r"])
+    for model in SealedRow.__subclasses__():
         yield reverse(f"admin:flujo_runs_{model.__name__.lower()}_changelist")
         for pk in model.objects.values_list("pk", flat=True):
             yield reverse(f"admin:flujo_runs_{model.__name__.lower()}_change", args=[pk])
@@ -182,8 +185,8 @@ def test_schedule_keeps_the_input_that_cannot_be_read(lost: Schedule, root: Clie
     assert root.post(address, {**kept, "name": "weekly"}).status_code == 409
     assert root.post(address, {**kept, "enabled": "on"}).status_code == 303
     Schedule.objects.update(next_at=timezone.now())
-    (due,) = due_schedules(timezone.now())
-    assert start(due, timezone.now()) is None
+    assert due_schedules(timezone.now()) == [lost.pk]
+    assert start(lost.pk, timezone.now()) is None
     assert SAID in Schedule.objects.get().problem
     assert SAID in root.get("/pipelines/shop/").content.decode()
     settings.FLUJO_ENCRYPTION_KEYS = [OLD]

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import connections
+from django.db import connection, connections
 from django.test import Client
 from flujo import PipelineRegistry, step
+from flujo.encryption import new_key
 from flujo.errors import InvalidInput, NotAllowed
 from flujo.status import RunStatus
 from flujo.testing import FakeClock
@@ -133,7 +134,7 @@ def test_processes_that_sweep_at_once_start_one_run(registry: PipelineRegistry) 
 def test_a_sweep_that_read_an_instant_before_another_one_started_it_starts_nothing(registry: PipelineRegistry) -> None:
     stale = schedule()
     start_due(stale.next_at, registry=registry)
-    assert due.start(stale, stale.next_at, registry=registry) is None
+    assert due.start(stale.pk, stale.next_at, registry=registry) is None
     Schedule.objects.update(next_at=stale.next_at)  # a copy of the database from before: the instant's key still holds
     start_due(stale.next_at, registry=registry)
     assert Run.objects.count() == 1
@@ -227,6 +228,25 @@ def test_sweeper_starts_what_is_due(monkeypatch: pytest.MonkeyPatch, registry: P
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.tampers
+def test_schedule_whose_row_was_tampered_with_holds_up_nothing(
+    monkeypatch: pytest.MonkeyPatch, registry: PipelineRegistry, settings: Any
+) -> None:
+    settings.FLUJO_ENCRYPTION_KEYS = [new_key()]
+    for function in (due.due_schedules, due.start):
+        monkeypatch.setattr(function, "__kwdefaults__", {"registry": registry})
+    hinted: list[str] = []
+    monkeypatch.setattr("runs.sweeper.hint", hinted.append)
+    whole, other = schedule(), schedule("counts", input="7")
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT input FROM flujo_runs_schedule WHERE id = %s", [whole.pk])
+        cursor.execute("UPDATE flujo_runs_schedule SET input = %s WHERE id = %s", [*cursor.fetchone(), other.pk])
+    with pytest.raises(ExceptionGroup):
+        Sweeper(clock=FakeClock(whole.next_at)).sweep()
+    assert hinted == [Run.objects.get(pipeline="ticks").pk]
+
+
+@pytest.mark.django_db(transaction=True)
 def test_schedule_that_fails_unforeseen_holds_up_no_other(
     monkeypatch: pytest.MonkeyPatch, registry: PipelineRegistry
 ) -> None:
@@ -276,11 +296,13 @@ def test_who_may_not_schedule_is_refused_and_audited(viewer: User) -> None:
 
 
 @pytest.mark.django_db
-def test_who_may_not_start_the_pipeline_cannot_become_the_owner_of_a_schedule() -> None:
-    person, stored = factories.user("sara", can=["schedule"]), schedule("shop")
+def test_who_may_not_start_the_pipeline_cannot_become_the_owner_of_a_schedule(sign_in: SignIn) -> None:
+    person, stored = factories.user("sara", can=["view", "schedule"]), schedule("shop")
     with pytest.raises(NotAllowed, match="may not start"):
         schedules.save(actor=person, pipeline="shop", schedule=stored, terms=terms(), origin=ORIGIN)
     assert Schedule.objects.get().owner == "otto"
+    page = sign_in(person).get(stored.get_absolute_url())
+    assert (page.status_code, "You may not start on shop" in page.content.decode()) == (403, True)
 
 
 @pytest.mark.django_db
