@@ -64,7 +64,8 @@ RUNS = (
         (Answer("operator", _PRIVACY),),
     ),
     DemoRun("demo-export-first-question", "data-export-request", {"email": "elif.peters1@mail.example"}),
-    DemoRun("demo-release", "release-checklist", {"version": "0.1.0"}),
+    DemoRun("demo-statement", "bank-statement", {"day": "2026-09-30"}),
+    DemoRun("demo-release", "release-checklist", {"version": "0.1.0"}, (Answer("approver", data=True),)),
     DemoRun("demo-invoices-q3", "invoice-intake", {"sample": "invoices-2026-q3.csv"}),
 )
 

@@ -1,18 +1,19 @@
-"""The demo's three pipelines: invoice intake, release checklist, data export request."""
+"""The demo's pipelines: invoice intake, bank statement, release checklist, data export request."""
 
-from datetime import timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 
-from flujo import PipelineContext, Step, StepContext, step
+from flujo import PipelineContext, RetryPolicy, Step, StepContext, step
 from pydantic import Field
 
-from flujo_site import checkout, export, invoice_checks, invoices, ledger, release, result_file
+from flujo_site import checkout, export, invoice_checks, invoices, ledger, release, result_file, statements
 from flujo_site.export import Collected, PrivacyReview, Redacted
 from flujo_site.invoices import Findings, InvoiceFile, InvoiceReview, Money, SampleFile, ValidatedFile
 from flujo_site.ledger import Posting
 from flujo_site.record import Record
 from flujo_site.release import Draft, Facts
 from flujo_site.result_file import ResultFile
+from flujo_site.statements import Matched, NotDelivered, Statement
 from runs.registry import registry
 from runs.uploads import UploadedFile
 
@@ -96,6 +97,41 @@ registry.register(
 )
 
 
+# Bank statement
+
+
+class StatementRequest(Record):
+    """Which statement to match."""
+
+    day: date = Field(
+        title="Day", description="The bank delivers statements/YYYY-MM-DD.csv in the data folder: reference,amount."
+    )
+
+
+LATE = RetryPolicy(retries=48, backoff=timedelta(minutes=30), longest=timedelta(hours=2), retry_on=NotDelivered)
+
+
+@step(retry=LATE)
+def receive(request: StatementRequest, ctx: StepContext) -> Statement:
+    """Take the bank's file, and look again for days while it is not there."""
+    ctx.describe(title=ctx.title or f"Statement of {request.day:%d %b %Y}", tags=["bank"])
+    return statements.read(request.day)
+
+
+@step
+def match(statement: Statement) -> Matched:
+    """Find the posted invoices that it pays."""
+    return statements.match(statement)
+
+
+registry.register(
+    receive >> match,
+    name="bank-statement",
+    version="1.0.0",
+    description="Waits for the bank's file of a day and says which posted invoices it pays.",
+)
+
+
 # Release checklist
 
 
@@ -124,7 +160,7 @@ def draft_notes(facts: Facts) -> Draft:
     return release.draft(facts, release.check(facts))
 
 
-go = Step.human_in_the_loop("go", message_for_user=release.question, input_schema=bool)
+go = Step.human_in_the_loop("go", message_for_user=release.question, input_schema=bool, quorum=2)
 
 
 @step
@@ -137,7 +173,7 @@ registry.register(
     inspect >> draft_notes >> go >> record_release,
     name="release-checklist",
     version="1.0.0",
-    description="Inspects a git checkout, drafts the release notes, asks for a go, records both.",
+    description="Inspects a git checkout, drafts the release notes, asks two people for a go, records both.",
 )
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from django.contrib.auth.models import Group, User
 from django.core.management import CommandError, call_command
-from flujo.status import Outcome, RunStatus, TaskStatus
+from flujo.status import Outcome, RunStatus, TaskStatus, Wait
 from pytest_django import DjangoAssertNumQueries, Settings
 
 from flujo_site import demo_accounts
 from flujo_site.demo_runs import RUNS
 from flujo_site.models import LedgerEntry
 from runs import access
-from runs.models import AuditEvent, HumanTask, PipelineGrant, Run, Schedule
+from runs.models import AuditEvent, HumanTask, PipelineGrant, Run, Schedule, Vote
 from tests.demo.test_release import commit, git
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
@@ -53,6 +53,8 @@ def test_demo_leaves_open_human_tasks_and_runs_in_every_state_to_look_at() -> No
         RunStatus.FAILED,
         RunStatus.CANCELLED,
     }
+    assert Run.objects.get(pk="demo-statement").wait == Wait.RETRY
+    assert list(Vote.objects.values_list("run", "actor")) == [("demo-release", "approver")]
     assert Run.objects.get(pk="demo-invoices-low-limit").outcome == Outcome.REJECTED
     assert set(HumanTask.objects.filter(status=TaskStatus.OPEN).values_list("run_id", "name")) == {
         ("demo-invoices-q3", "review"),

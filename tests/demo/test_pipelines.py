@@ -1,4 +1,4 @@
-"""The three pipelines, from their input to what they leave behind, on the in-memory and the Django store."""
+"""The pipelines, from their input to what they leave behind, on the in-memory and the Django store."""
 
 import json
 from collections.abc import Callable
@@ -146,7 +146,9 @@ async def test_release_checklist_records_the_notes_after_the_go(
     checklist = runner("release-checklist", backend)
     paused = await checklist.run_async({"version": "1.0.0"}, run_id="r1")
     assert asked(paused).message.startswith("Release 1.0.0 of shop at ")
-    result = await checklist.resume_async(paused, True)
+    first = await checklist.resume_async(paused, True, actor="ana")
+    assert (first.status, asked(first).votes) == (RunStatus.PAUSED, 1)
+    result = await checklist.resume_async(first, True, actor="ben")
     assert (data_folder / result.output.path).read_text().startswith("# 1.0.0\n\nThe first release.")
     assert result.output.path == "releases/r1.md"
 
