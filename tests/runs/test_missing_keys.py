@@ -134,8 +134,14 @@ def test_pages_name_the_key_that_is_missing(lost: Schedule, root: Client) -> Non
 
 
 def test_downloads_say_why_there_is_nothing_to_download(lost: Schedule, root: Client) -> None:
-    task = HumanTask.objects.get(run="order")
-    for address in ("/runs/r/steps/read/output.json", reverse("runs:human_task_evidence", args=[task.pk])):
+    asked, answered = (HumanTask.objects.get(run=run_id).pk for run_id in ("order", "r"))
+    for address in (
+        "/runs/r/input.json",
+        "/runs/r/context/word.json",
+        "/runs/r/steps/read/output.json",
+        reverse("runs:human_task_evidence", args=[asked]),
+        reverse("runs:human_task_answer", args=[answered]),
+    ):
         answer = root.get(address)
         assert (answer.status_code, answer["Content-Type"]) == (409, "text/plain; charset=utf-8")
         assert SAID in answer.content.decode()
