@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _carry_out(given: argparse.Namespace, out: Output) -> int:
     """Open what was named before any loop runs: a site's set-up is synchronous."""
-    store = open_store(given.store)
+    store = open_store(given.store, new=given.command.makes)
     target = open_store(given.to, new=True) if getattr(given, "to", None) else None
     registry = open_registry(given.registry, given.store) if hasattr(given, "registry") else None
     return asyncio.run(_run(given.command, Call(given, out, store, target, registry)))

@@ -100,7 +100,7 @@ def _check_shown(gate: HumanStep, human_input: Any, shown: Shown) -> None:
 
 
 def _which_one(paths: list[str]) -> AmbiguousAnswer:
-    return AmbiguousAnswer(f"The run waits on {', '.join(sorted(paths))}. Say which with step=….")
+    return AmbiguousAnswer(f"The run waits on {', '.join(sorted(paths))}. Name one of them as the step.")
 
 
 def _last_asked(document: RunDocument, step: str | None) -> HumanTask:

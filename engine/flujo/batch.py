@@ -21,6 +21,7 @@ from flujo.records import (
     HumanTask,
     Record,
     RunHead,
+    RunInput,
     RunWait,
     Signal,
     StepReport,
@@ -45,6 +46,10 @@ class RunView(Protocol):
     def head(self) -> RunHead | None: ...
     @property
     def tombstone(self) -> Tombstone | None: ...
+    @property
+    def start(self) -> RunInput:
+        """What an existing run began with. Raises `CorruptState` when that is lost."""
+
     def checkpoint(self, path: str) -> Checkpoint | None: ...
     def attempts_of(self, path: str) -> list[Attempt]:
         """All attempts of a step, oldest first."""

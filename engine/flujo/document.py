@@ -45,6 +45,13 @@ _GONE_WITH_THE_RUN = (
 )
 
 
+def started(run_id: str, row: RunInput | None) -> RunInput:
+    """What a run began with, where its row is there. Raises `CorruptState`."""
+    if row is None:
+        raise CorruptState(f"Run {run_id} has lost its input. Restore it from a backup or delete it.")
+    return row
+
+
 @dataclass(slots=True)
 class RunDocument:
     """One run's rows, by table and key. It is a `RunView`, and `apply` writes a batch to it.
@@ -95,10 +102,7 @@ class RunDocument:
     @property
     def start(self) -> RunInput:
         """The run's input, initial context and shape."""
-        row: RunInput | None = self._table(RunInput).get((self.run_id,))
-        if row is None:
-            raise CorruptState(f"Run {self.run_id} has lost its input. Restore it from a backup or delete it.")
-        return row
+        return started(self.run_id, self._table(RunInput).get((self.run_id,)))
 
     def checkpoint(self, path: str) -> Checkpoint | None:
         return self._table(Checkpoint).get((self.run_id, path))

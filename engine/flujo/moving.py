@@ -54,7 +54,7 @@ async def move(
 async def _check_moved(stored: RunDocument, target: Place) -> None:
     there = await target.store.load(stored.run_id)
     left = stored.tombstone
-    if left is None or there is None or there.head is None or left.reason != f"moved to {target.name}":
+    if left is None or there is None or there.head is None or left.moved_to != target.name:
         why = f": {left.reason}" if left is not None and left.reason else ""
         raise RunDeleted(f"Run {stored.run_id} was deleted{why}.")
 

@@ -360,6 +360,10 @@ class AuditEvent(Record):
     hash: str
 
 
+MOVED_TO = "moved to "
+"""How the reason of a tombstone begins whose run went to another store."""
+
+
 @frozen
 class Tombstone(Record):
     """What is left of a deleted run besides its audit events; a reused id goes on from its numbers."""
@@ -379,6 +383,11 @@ class Tombstone(Record):
     deleted_at: datetime
     actor: str
     reason: str
+
+    @property
+    def moved_to(self) -> str:
+        """The store that the run went to; "" when it was deleted."""
+        return self.reason.removeprefix(MOVED_TO) if self.reason.startswith(MOVED_TO) else ""
 
     @classmethod
     def of(cls, head: RunHead, *, now: datetime, actor: str, reason: str) -> Tombstone:

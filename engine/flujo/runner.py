@@ -174,7 +174,8 @@ class Flujo:
         """Start a new run that takes over a stored one up to the top-level step `from_step`, and runs the rest again.
 
         It has the outputs of the steps before and the context as it was there, with the fields of `context` set in it.
-        The stored run stays as it is, byte for byte. The same `new_run_id` twice makes one run. Raises
+        The stored run stays as it is, byte for byte. The same `new_run_id` twice makes one run, or `RunConflict` where
+        the fields of `context` differ. Raises
         `PipelineChanged` when the registered version has another shape, `InvalidInput` for a step that it does not have
         and for fields that its context refuses, and `IllegalTransition` for a step that the run has not come to, or one
         behind a gate that turned it away.

@@ -91,7 +91,7 @@ def test_a_run_that_is_not_there_is_said_in_one_sentence(place: Place, command: 
     assert place.call(command, "../etc")[0] == 2
 
 
-@pytest.mark.parametrize("command", [command.name for command in COMMANDS])
+@pytest.mark.parametrize("command", [command.name for command in COMMANDS if not command.makes])
 def test_a_store_that_is_not_there_is_said_in_one_sentence_and_not_made(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,7 +114,6 @@ NEEDED = {
     "signal": ["a", "paid"],
     "move": ["a", "--to", "other.db"],
     "export": ["--all"],
-    "import": ["file"],
     "prune": ["--older-than", "1d", "--dry-run"],
 }
 
@@ -127,6 +126,23 @@ def test_a_wrong_command_line_is_said_in_one_sentence(arguments: list[str], caps
     assert (left.value.code, said.out) == (2, "")
     assert said.err.count("\n") == 1
     assert "Try: python -m flujo" in said.err
+
+
+def test_a_folder_of_other_things_is_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "letter.txt").write_text("Dear Ana")
+    assert main(["list", str(tmp_path)]) == 2
+    assert "holds other things than runs" in capsys.readouterr().err
+    assert main(["list", str(tmp_path.joinpath("new").resolve())]) == 2
+    (tmp_path / "empty").mkdir()
+    assert main(["list", str(tmp_path / "empty")]) == 0
+
+
+def test_a_store_that_may_not_be_written_is_said_in_one_sentence(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.start("a")
+    monkeypatch.setattr("os.access", lambda path, mode: not mode & os.W_OK)  # the suite may run as root
+    code, out, err = place.call("list")
+    assert (code, out) == (2, "")
+    assert err == f"{place.path} may not be read and written here. A store needs both, also to be looked at.\n"
 
 
 def test_a_file_of_another_program_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

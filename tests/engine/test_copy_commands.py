@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from flujo import Flujo, PipelineRegistry, Step
+from flujo.__main__ import main
 from flujo.state.base import StateBackend
 
 from tests.engine.command_line import KINDS, OLD, Place
@@ -114,6 +115,28 @@ def test_import_takes_nothing_from_a_damaged_export(
     assert code == 3
     assert sentence in err
     assert [run["run_id"] for run in other.json("list")["runs"]] == ["z"]
+
+
+@pytest.mark.parametrize("name", ["restored.db", "restored/"])
+def test_import_makes_the_store_that_it_restores_into(place: Place, tmp_path: Path, name: str) -> None:
+    place.start("a")
+    file, restored = tmp_path / "runs.jsonl", f"{tmp_path}/{name}"
+    place.call("export", "--all", "--output", str(file))
+
+    assert main(["import", restored, str(tmp_path / "nothing")]) == 2
+    assert main(["import", restored, str(file), "--dry-run"]) == 0
+    assert not Path(restored).exists()
+    assert main(["import", restored, str(file)]) == 0
+    assert main(["show", restored, "a"]) == 0
+
+
+def test_export_to_where_nobody_can_write_names_the_file(place: Place, tmp_path: Path) -> None:
+    place.start("a")
+    target = tmp_path / "nowhere" / "runs.jsonl"
+    assert place.call("export", "--all", "--output", str(target))[::2] == (
+        2,
+        f"{target} cannot be written: No such file or directory.\n",
+    )
 
 
 def test_import_dry_run_checks_and_writes_nothing(place: Place, other: Place, tmp_path: Path) -> None:

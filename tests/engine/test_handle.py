@@ -116,7 +116,7 @@ async def test_answer_that_fits_several_questions_must_name_one(backend: StateBa
     paused = await runner.run_async(1, run_id="r")
 
     for given in (paused, "r"):
-        with pytest.raises(AmbiguousAnswer, match=r"both/left, both/right\. Say which with step=") as raised:
+        with pytest.raises(AmbiguousAnswer, match=r"both/left, both/right\. Name one of them as the step") as raised:
             await runner.resume_async(given, "yes")
         assert raised.value.code == "ambiguous_answer"
     with pytest.raises(HumanTaskNotFound, match="both/middle"):

@@ -260,6 +260,17 @@ async def test_fork_with_the_same_id_twice_is_one_run(backend: StateBackend, led
         await runner.rerun_async("r", new_run_id="f")
 
 
+@pytest.mark.parametrize("step", ["read", "check"])
+async def test_fork_with_the_same_id_and_other_edits_is_refused(
+    backend: StateBackend, ledger: Ledger, step: str
+) -> None:
+    runner = await failed_offer(backend, ledger)
+    await runner.fork_async("r", from_step=step, context={"discount": 10}, new_run_id="f")
+    for edits in ({"discount": 11}, {}, {"discount": 10, "notes": ["x"]}):
+        with pytest.raises(RunConflict, match="exists as a fork with another context"):
+            await runner.fork_async("r", from_step=step, context=edits, new_run_id="f")
+
+
 async def test_rerun_does_the_same_work_anew(backend: StateBackend, ledger: Ledger) -> None:
     runner = runner_of(offer_pipeline(ledger), backend)
     await runner.run_async("lamp", run_id="r", initial_context_data={"notes": ["given"]}, title="An offer")

@@ -164,6 +164,21 @@ async def test_run_that_moved_away_can_come_back_and_its_old_worker_stays_refuse
     await verify_run(here, "r")
 
 
+async def test_run_that_moved_away_is_not_begun_anew_in_its_old_store(built_in: Store, ledger: Ledger) -> None:
+    here, there = built_in.backend, InMemoryBackend()
+    runner = runner_of(order_pipeline(ledger), here)
+    first = await runner.run_async("lamp", run_id="r")
+    second = await runner.run_async("lamp", idempotency_key="lamp")
+    for paused in (first, second):
+        await carry(here, there, paused.run_id)
+
+    with pytest.raises(RunDeleted, match="was moved to there and goes on there"):
+        await runner.run_async("lamp", run_id="r")
+    with pytest.raises(RunDeleted, match="was moved to there"):
+        await runner.run_async("lamp", idempotency_key="lamp")
+    assert ledger == {"price": 2}
+
+
 async def test_a_no_that_is_said_while_a_run_is_held_for_a_move_names_its_end() -> None:
     @step
     async def undo(order: str) -> str:

@@ -7,7 +7,8 @@ import os
 from typing import Any
 
 import pytest
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
+from django.db import OperationalError, connection
 from flujo.__main__ import main
 
 from runs.registry import registry
@@ -35,6 +36,17 @@ def test_check_inflight_is_content_while_every_run_can_go_on(capsys: pytest.Capt
     known_run("r1")
     factories.run("r2", status="cancelled")
     assert checked(capsys) == (0, "All 1 unfinished runs can go on with this code.\n")
+
+
+@pytest.mark.parametrize("command", ["check_inflight", "verify_audit", "rotate_keys"])
+def test_database_that_is_away_is_said_in_one_sentence(command: str) -> None:
+    with connection.execute_wrapper(_away), pytest.raises(CommandError, match="cannot be opened: gone") as refused:
+        call_command(command)
+    assert refused.value.returncode == 2  # 1 says that something was found
+
+
+def _away(*_: Any) -> None:
+    raise OperationalError("gone")
 
 
 def test_check_inflight_lists_the_runs_whose_code_is_gone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,12 +73,13 @@ def _no_options(parser: ArgumentParser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A verb. `options` adds its arguments to a parser that has `store` and `--json`."""
+    """A verb. `options` adds its arguments to a parser that has `store` and `--json`; with `makes` that may be new."""
 
     name: str
     help: str
     run: Callable[[Call], Coroutine[Any, Any, int]]
     options: Callable[[ArgumentParser], None] = _no_options
+    makes: bool = False
 
 
 def exit_code(error: FlujoError) -> Exit:

@@ -56,7 +56,11 @@ def _written(path: Path | None) -> Iterator[TextIO]:
         raise NotThere(f"{path} exists already. Name a new file.")
     new = path.with_name(f"{path.name}.new")
     try:
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        opened = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    except OSError as error:
+        raise NotThere(f"{path} cannot be written: {error.strerror}.") from error
+    try:
+        with os.fdopen(opened, "w", encoding="utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -112,5 +116,5 @@ def _documents(path: Path) -> Iterator[RunDocument]:
 
 COMMANDS = (
     Command("export", "write runs to a file of JSON lines, each with its SHA-256", export, _export_options),
-    Command("import", "read runs from an export", import_runs, _import_options),
+    Command("import", "read runs from an export", import_runs, _import_options, makes=True),
 )

@@ -12,7 +12,7 @@ from flujo.commands.command import NotThere
 from flujo.encryption import KEY_FILE_VARIABLE, Keys, keys_in
 from flujo.errors import FlujoError
 from flujo.registry import PipelineRegistry
-from flujo.state.backends.file import FileBackend
+from flujo.state.backends.file import FOLDERS, SUFFIX, FileBackend
 from flujo.state.backends.sqlite import SQLiteBackend
 from flujo.state.base import StateBackend
 
@@ -33,6 +33,7 @@ def open_store(name: str, *, new: bool = False) -> StateBackend:
     if colon and short in SHORT_STORES:
         return _backend(_imported(SHORT_STORES[short])(*([rest] if rest else [])), name)
     path, keys = Path(name), _keys()
+    _check_usable(path)
     if path.is_dir() or (new and not path.exists() and name.endswith("/")):
         return FileBackend(path, encryption=keys)
     if path.exists() or (new and path.suffix in SQLITE_SUFFIXES):
@@ -43,6 +44,19 @@ def open_store(name: str, *, new: bool = False) -> StateBackend:
     if new:
         raise NotThere(f"{name} does not exist. A new SQLite file is named *.db, a new folder with a slash at its end.")
     raise NotThere(f"{name} does not exist. Give {STORE_HELP}.")
+
+
+def _check_usable(path: Path) -> None:
+    """Raise `NotThere` for a file or folder that this user may not use, and for a folder of something else."""
+    if not path.exists():
+        return
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise NotThere(f"{path} may not be read and written here. A store needs both, also to be looked at.")
+    if path.is_dir():
+        names = (entry.name for entry in path.iterdir())
+        first = next(names, "")
+        if first and not any(name.endswith(SUFFIX) or name in FOLDERS for name in (first, *names)):
+            raise NotThere(f"{path} holds other things than runs: it is no folder of a file backend.")
 
 
 def _keys() -> Keys | None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from flujo.batch import Batch, Transition
 from flujo.codec import APART, RECORDS, SHARED, columns, isoformat, kinds
-from flujo.document import RunDocument
+from flujo.document import RunDocument, started
 from flujo.errors import CorruptState, Fenced
 from flujo.records import (
     Attempt,
@@ -169,6 +169,10 @@ class SqlView:
     @property
     def tombstone(self) -> Tombstone | None:
         return self._once(Tombstone)
+
+    @property
+    def start(self) -> RunInput:
+        return started(self.run_id, self._once(RunInput))
 
     def checkpoint(self, path: str) -> Checkpoint | None:
         return _only(self._rows(Checkpoint, "run_id = {0} AND path = {1}", path))

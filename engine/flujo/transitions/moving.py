@@ -9,7 +9,7 @@ from typing import Any
 from flujo.batch import Batch, Draft, RunView, Transition, required, unchanged
 from flujo.errors import Fenced, IllegalTransition, RunIsLeased
 from flujo.lease import is_held
-from flujo.records import AuditEvent, RunHead, Tombstone
+from flujo.records import MOVED_TO, AuditEvent, RunHead, Tombstone
 from flujo.status import EventKind, Outcome, RunStatus, Wait
 from flujo.transitions.gates import turned_at
 from flujo.transitions.parking import MOVING
@@ -75,7 +75,7 @@ def depart(to: str, seq: int, *, actor: str, now: datetime) -> Transition:
         head = required(view)
         if head.seq != seq or (head.active and not is_moving(head)):
             raise Fenced(f"Run {head.run_id} changed while it was moved. Nothing was deleted: repeat the move.")
-        tombstone = Tombstone.of(head, now=now, actor=actor, reason=f"moved to {to}")
+        tombstone = Tombstone.of(head, now=now, actor=actor, reason=f"{MOVED_TO}{to}")
         batch = Batch(view.run_id, head, None, moves=True)
         (batch.inserts if view.tombstone is None else batch.updates).append(tombstone)
         return batch

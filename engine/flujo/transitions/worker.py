@@ -13,6 +13,7 @@ from flujo.errors import (
     IdempotencyConflict,
     RunCancelled,
     RunConflict,
+    RunDeleted,
     RunFailed,
     RunFinished,
     RunIsLeased,
@@ -71,13 +72,18 @@ def start(
     """Create the run, `queued`, or with `claim` taken by this worker in the same transaction.
 
     An id that exists is left as it is: the result is False. Raises `RunConflict` when it belongs to another pipeline
-    or input; under an idempotency key (`IdempotencyConflict`) the version may be another one.
+    or input, or to a fork with other edits; under an idempotency key (`IdempotencyConflict`) the version may be another
+    one. Raises `RunDeleted` when the run went to another store: it goes on there.
     """
 
     def decide(view: RunView) -> Batch:
         if view.head is not None:
             _check_same(view.head, new)
+            _check_same_edits(view, new)
             return unchanged(view, result=False)
+        if view.tombstone is not None and view.tombstone.moved_to:
+            where = view.tombstone.moved_to
+            raise RunDeleted(f"Run {new.run_id} was moved to {where} and goes on there. Use another id for a run here.")
         draft = Draft(view, now, actor=actor, head=_first_head(view, new, now, actor))
         draft.insert(RunInput(new.run_id, new.input, new.context, new.shape))
         draft.event(
@@ -164,6 +170,16 @@ def _check_same(head: RunHead, new: NewRun) -> None:
     lineage = new.lineage
     if lineage is not None and (head.derived_from, head.derived_at) != (lineage.run_id, lineage.step):
         raise RunConflict(f"Run {new.run_id} exists and comes from elsewhere. Use another run id.")
+
+
+def _check_same_edits(view: RunView, new: NewRun) -> None:
+    lineage = new.lineage
+    if lineage is None or not lineage.step:
+        return
+    last = lineage.taken[-1] if lineage.taken else None
+    stored = view.checkpoint(last.path) if last is not None else None
+    if view.start.context != new.context or (last and stored and stored.context_changes != last.context_changes):
+        raise RunConflict(f"Run {new.run_id} exists as a fork with another context. Use another run id.")
 
 
 def another_input(head: RunHead, idempotency_key: str) -> RunConflict:

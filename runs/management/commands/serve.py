@@ -14,6 +14,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
+from django.db.utils import OperationalError
 
 from runs import site_settings
 from runs.sweeper import Sweeper
@@ -78,11 +79,16 @@ class Command(BaseCommand):
 
 
 def refuse_unmigrated() -> None:
-    """Raise `CommandError` while the database lacks migrations."""
-    executor = MigrationExecutor(connection)
-    if executor.migration_plan(executor.loader.graph.leaf_nodes()):
-        raise CommandError("The database is not up to date. Run: manage.py migrate")
-    connection.close()
+    """Raise `CommandError` while the database lacks migrations, or cannot be reached."""
+    try:
+        executor = MigrationExecutor(connection)
+        behind = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    except OperationalError as error:
+        raise CommandError(f"The database cannot be opened: {error}", returncode=2) from error
+    if behind:
+        raise CommandError("The database is not up to date. Run: manage.py migrate", returncode=2)
+    if not connection.in_atomic_block:
+        connection.close()
 
 
 def bound(host: str, port: int) -> socket.socket:

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
+from runs.management.commands.serve import refuse_unmigrated
 from runs.services.verify import Report, verify
 
 
@@ -24,6 +25,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        refuse_unmigrated()
         reports = verify(noted_head=options["site_head"])
         for report in reports:
             self._show(report)

@@ -45,9 +45,10 @@ from flujo.state.workflow_state import document_of, state_of
 from flujo.threads import in_thread
 from flujo.transitions import purge
 
-_SUFFIX = ".jsonl"
+SUFFIX = ".jsonl"
 _PLACES = "places"
 _ARTEFACTS = "artefacts"
+FOLDERS = (_PLACES, _ARTEFACTS)
 
 
 @dataclass(slots=True)
@@ -227,7 +228,7 @@ class FileBackend(StateBackend):
         return [head.run_id for head in await self.heads(limit=2**31) if head.untold][:limit]
 
     async def run_ids(self) -> list[str]:
-        return sorted(path.name.removesuffix(_SUFFIX) for path in self.folder.glob(f"*{_SUFFIX}"))
+        return sorted(path.name.removesuffix(SUFFIX) for path in self.folder.glob(f"*{SUFFIX}"))
 
     async def heads(self, *, limit: int = 100, after: str = "") -> list[RunHead]:
         heads: list[RunHead] = []
@@ -258,7 +259,7 @@ class FileBackend(StateBackend):
     # Files
 
     def _path(self, run_id: str) -> Path:
-        return self.folder / f"{run_id}{_SUFFIX}"
+        return self.folder / f"{run_id}{SUFFIX}"
 
     @contextmanager
     def _locked(self, run_id: str) -> Iterator[int]:
