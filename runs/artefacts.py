@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models.functions import Cast, Substr
+from flujo import records
 from flujo.errors import CorruptState
-from flujo.state.artefacts import check, digest_in
+from flujo.state.artefacts import checked, digest_in
 
-from runs.encryption import SealedText
+from runs.encryption import Opened, Sealed, SealedRow, SealedText, beginning
+
+_AT_ONCE = 20
 
 
-class Artefact(models.Model):
+class Artefact(SealedRow):
     """A value too large for a row, once for all runs: `flujo.records.Artefact`."""
 
+    sealed_as: ClassVar = records.Artefact
     digest = models.CharField(max_length=64, primary_key=True)
-    text = models.TextField()
+    text = SealedText()
 
     def __str__(self) -> str:
         return self.digest
@@ -50,12 +54,13 @@ class PayloadField(SealedText):
 
 def _put_back(value: str | None, _: Any, connection: BaseDatabaseWrapper) -> str | None:
     digest = digest_in(value)
-    return value if digest is None else _text(digest, connection.alias)
-
-
-def as_stored(name: str) -> Cast:
-    """The text of a field, opened, but with a reference where its row has one."""
-    return Cast(name, SealedText())
+    if value is None or digest is None:
+        return value
+    text = _text(digest, connection.alias)
+    if isinstance(text, Sealed):
+        text.stored = value
+        return text
+    return Opened.of(text, value.sealed_for) if isinstance(value, Opened) else text
 
 
 def beginnings(stored: list[str], length: int) -> dict[str, str]:
@@ -63,14 +68,15 @@ def beginnings(stored: list[str], length: int) -> dict[str, str]:
     digests = {digest: text for text in stored if (digest := digest_in(text)) is not None}
     if not digests:
         return {}
-    found = Artefact.objects.filter(pk__in=digests).values_list("digest", Substr("text", 1, length))
-    return {digests[digest]: beginning for digest, beginning in found}
+    found = Artefact.objects.filter(pk__in=digests).values_list("digest", beginning("text", length))
+    return {digests[digest]: text[:length] for digest, text in found.iterator(chunk_size=_AT_ONCE)}
 
 
 def _text(digest: str, using: str) -> str:
-    found: str | None = Artefact.objects.using(using).filter(pk=digest).values_list("text", flat=True).first()
-    if found is None:
+    stored = Artefact.objects.using(using).filter(pk=digest).values_list("text", flat=True).first()
+    if stored is None:
         raise CorruptState(f"The artefact {digest} is gone: its run was deleted meanwhile, or the store is damaged.")
+    if isinstance(stored, Sealed):
+        return stored
     users = ArtefactUse.objects.using(using).filter(artefact=digest).order_by("run_id").values_list("run_id", flat=True)
-    check(digest, found, lambda: f"A value of run {', '.join(users[:3])}")
-    return found
+    return checked(digest, partial(str, stored), lambda: f"A value of run {', '.join(users[:3])}")

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from django.conf import settings
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import F
-from django.db.models.functions import Substr
+from django.db.models.functions import Cast, Substr
 from flujo.encryption import Keys, check_place
 from flujo.errors import CorruptState, KeyMissing
 from flujo.state.payloads import MARK, Keyed, key_of, place
@@ -31,6 +30,12 @@ class Opened(str):
 
     __slots__ = ("sealed_for",)
     sealed_for: str
+
+    @classmethod
+    def of(cls, text: str, sealed_for: str) -> Opened:
+        opened = cls(text)
+        opened.sealed_for = sealed_for
+        return opened
 
 
 class Sealed(str):
@@ -97,9 +102,7 @@ def _opened(keys: Keys | None, value: str | None) -> str | None:
         return Sealed.of(value)
     except CorruptState:
         sealed_for, text = "", value  # no place: the row that it is read into refuses it
-    opened = Opened(text)
-    opened.sealed_for = sealed_for
-    return opened
+    return Opened.of(text, sealed_for)
 
 
 def _place(row: Any, field: str) -> str:
@@ -108,7 +111,7 @@ def _place(row: Any, field: str) -> str:
 
 
 class SealedRows(models.QuerySet[M]):
-    """Rows that are read again when one cannot be: a rotation may have taken its artefact between two statements."""
+    """Rows that are read again when one cannot be: its run may have been deleted between two statements."""
 
     def _fetch_all(self) -> None:
         try:
@@ -141,7 +144,12 @@ class SealedRow(models.Model):
 
 def beginning(field: str, length: int) -> Any:
     """A query's expression for the first letters of a text, or for the whole of it where it may be sealed."""
-    return Substr(field, 1, length, output_field=SealedText()) if site_keys() is None else F(field)
+    return Substr(field, 1, length, output_field=SealedText()) if site_keys() is None else as_stored(field)
+
+
+def as_stored(field: str) -> Cast:
+    """The text of a field, opened, but with a reference where its row has one."""
+    return Cast(field, SealedText())
 
 
 def unread(rows: models.QuerySet[Any], field: str) -> int:

@@ -378,14 +378,14 @@ def _dialect(
     using: str, keys: Keys | None, artefact_bytes: int, *, for_write: bool = True, of_driver: bool = False
 ) -> Dialect:
     connection = connections[using]
-    apart = partial(Dialect, artefact_bytes=artefact_bytes)
-    made = apart if keys is None else partial(SealingDialect, keys=keys)
+    made = Dialect if keys is None else partial(SealingDialect, keys=keys)
     return made(
         tables={record: connection.ops.quote_name(_table(model)) for record, model in _MODELS.items()},
         mark="?" if of_driver and connection.vendor == "sqlite" else "%s",
         time_to_db=_naive_utc if _is_sqlite_in_utc(connection) else connection.ops.adapt_datetimefield_value,
         take_turns="SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))" if connection.vendor == "postgresql" else "",
         lock=" FOR UPDATE" if for_write and connection.features.has_select_for_update else "",
+        artefact_bytes=artefact_bytes,
     )
 
 

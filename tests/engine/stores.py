@@ -18,7 +18,8 @@ from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.backends.sqlite import SQLiteBackend
 from flujo.state.base import StateBackend
 
-KEYS = Keys("5pxLY3nqCRvI1g2Mlt0Tz6HsTTjPOEs5SzyMdRwTRMk=")  # of tests alone
+KEY = "5pxLY3nqCRvI1g2Mlt0Tz6HsTTjPOEs5SzyMdRwTRMk="  # of tests alone
+KEYS = Keys(KEY)
 
 
 class JsonFiles(StateBackend):
@@ -80,8 +81,8 @@ class Store:
             await backend.close()
 
 
-def make_store(name: str, folder: Path) -> Store:
-    """A new, empty store; the folder holds its files."""
+def make_store(name: str, folder: Path, keys: Keys | None = None) -> Store:
+    """A new, empty store; the folder holds its files. Django's has the keys of the settings."""
     if name in ("django", "postgres"):
         from runs.state_backend import DjangoBackend
 
@@ -90,8 +91,8 @@ def make_store(name: str, folder: Path) -> Store:
     memory = InMemoryBackend()
     opens: dict[str, Callable[[], StateBackend]] = {
         "memory": lambda: memory,
-        "file": lambda: FileBackend(folder / "runs"),
-        "sqlite": lambda: SQLiteBackend(folder / "runs.db"),
+        "file": lambda: FileBackend(folder / "runs", encryption=keys),
+        "sqlite": lambda: SQLiteBackend(folder / "runs.db", encryption=keys),
         "sealed": lambda: SQLiteBackend(folder / "runs.db", encryption=KEYS),
         "three_methods": lambda: JsonFiles(folder / "states"),
     }

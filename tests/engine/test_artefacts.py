@@ -15,17 +15,20 @@ import pytest
 from flujo import Pipeline, PipelineContext, Step, canonical, step
 from flujo.__main__ import main
 from flujo.copying import whole
+from flujo.encryption import Keys, is_sealed
 from flujo.errors import CorruptState
+from flujo.records import Artefact
 from flujo.state.artefacts import ARTEFACT_BYTES, MARK, checked_threshold, is_large
 from flujo.state.backends.file import FileBackend
 from flujo.state.backends.file_artefacts import FileArtefacts
 from flujo.state.backends.sqlite import SQLiteBackend
 from flujo.state.base import StateBackend
+from flujo.state.payloads import place
 from flujo.state.workflow_state import state_of
 from flujo.testing import crash_points
 
 from tests.engine.making import document_of, runner_of
-from tests.engine.stores import DURABLE, Store, TracedSQLite, emptied, in_use, make_store
+from tests.engine.stores import DURABLE, KEY, KEYS, Store, TracedSQLite, emptied, in_use, make_store
 
 MEGABYTE = 1024 * 1024
 LARGE = "ä" * (ARTEFACT_BYTES // 2 + 10)
@@ -52,13 +55,27 @@ async def keep(value: str, context: Papers) -> str:
     return value
 
 
+@pytest.fixture(params=[None, pytest.param(KEYS, marks=pytest.mark.slow)], ids=["plain", "sealed"])
+def keys(request: pytest.FixtureRequest, settings: Any) -> Keys | None:
+    settings.FLUJO_ENCRYPTION_KEYS = [KEY] if request.param else []
+    given: Keys | None = request.param
+    return given
+
+
 @pytest.fixture(params=DURABLE)
-def durable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    with in_use(make_store(request.param, tmp_path)) as store:
+def durable(request: pytest.FixtureRequest, keys: Keys | None, tmp_path: Path) -> Iterator[Store]:
+    with in_use(make_store(request.param, tmp_path, keys)) as store:
         yield store
 
 
 def stored(store: Store) -> dict[str, str]:
+    """The artefacts by digest, opened where they are sealed."""
+    texts = {digest: KEYS.open(text, place(Artefact, "text", [digest])) for digest, text in lying(store).items()}
+    assert all(canonical.digest(text) == digest for digest, text in texts.items())
+    return texts
+
+
+def lying(store: Store) -> dict[str, str]:
     """The artefacts as they lie in the store, by digest."""
     backend = store.backend
     if isinstance(backend, FileBackend):
@@ -67,9 +84,11 @@ def stored(store: Store) -> dict[str, str]:
     if isinstance(backend, SQLiteBackend):
         with closing(sqlite3.connect(backend.path)) as connection:
             return dict(connection.execute("SELECT digest, text FROM flujo_artefact").fetchall())
-    from runs.models import Artefact
+    from django.db import connections
 
-    return dict(Artefact.objects.using(using(store)).values_list("digest", "text"))
+    with connections[using(store)].cursor() as cursor:
+        cursor.execute("SELECT digest, text FROM flujo_runs_artefact")
+        return dict(cursor.fetchall())
 
 
 def using(store: Store) -> str:
@@ -97,11 +116,11 @@ def damage(store: Store, text: str | None) -> None:
             else:
                 connection.execute("UPDATE flujo_artefact SET text = ?", [text])
     else:
-        from runs.models import Artefact, ArtefactUse
+        from runs import models
 
-        artefacts = Artefact.objects.using(using(store))
+        artefacts = models.Artefact.objects.using(using(store))
         if text is None:
-            ArtefactUse.objects.using(using(store)).all().delete()
+            models.ArtefactUse.objects.using(using(store)).all().delete()
             artefacts.all().delete()
         else:
             artefacts.update(text=text)
@@ -135,11 +154,12 @@ def test_reference_is_no_json_text() -> None:
         json.loads(MARK + canonical.digest("x"))
 
 
-async def test_value_that_passes_through_five_steps_is_stored_once(durable: Store) -> None:
+async def test_value_that_passes_through_five_steps_is_stored_once(durable: Store, keys: Keys | None) -> None:
     result = await runner_of(passing(5), durable.backend).run_async("v" * MEGABYTE, run_id="r")
     assert result.output == "v" * MEGABYTE
     text = canonical.encode("v" * MEGABYTE)
     assert await in_thread(stored, durable) == {canonical.digest(text): text}
+    assert all(is_sealed(text) == (keys is not None) for text in (await in_thread(lying, durable)).values())
     document = await document_of(durable.reopen(), "r")
     assert [row.output for row in document.checkpoints()] == [text] * 5
     assert document.start.input == text
@@ -234,12 +254,12 @@ async def test_state_that_is_replaced_lets_go_of_what_it_no_longer_holds(durable
 
 
 async def test_crash_at_any_write_of_a_large_value_changes_nothing(
-    durable: Store, tmp_path_factory: pytest.TempPathFactory
+    durable: Store, keys: Keys | None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     def fresh() -> StateBackend:
         if durable.name in ("django", "postgres"):
             return emptied(durable)
-        return make_store(durable.name, tmp_path_factory.mktemp("crash")).backend
+        return make_store(durable.name, tmp_path_factory.mktemp("crash"), keys).backend
 
     async def scenario(backend: StateBackend) -> Any:
         runner = runner_of(keep >> passing(1), backend, context_model=Papers)

@@ -34,6 +34,7 @@ PAIRS = [
     pytest.param(*pair, marks=[pytest.mark.django_db(transaction=True)] if "django" in pair else [])
     for pair in itertools.permutations(KINDS, 2)
 ]
+AND_SEALED = [*PAIRS, ("sealed", "file"), ("file", "sealed")]
 
 
 @pytest.fixture
@@ -123,7 +124,7 @@ async def rows_of(backend: StateBackend) -> set[Record]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("source_kind", "target_kind"), PAIRS)
+@pytest.mark.parametrize(("source_kind", "target_kind"), AND_SEALED)
 async def test_large_values_move_between_every_pair_of_stores(
     stores: tuple[Store, Store], source_kind: str, target_kind: str
 ) -> None:
@@ -135,7 +136,7 @@ async def test_large_values_move_between_every_pair_of_stores(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("source_kind", "target_kind"), PAIRS)
+@pytest.mark.parametrize(("source_kind", "target_kind"), AND_SEALED)
 async def test_large_values_are_exported_and_imported_between_every_pair_of_stores(
     stores: tuple[Store, Store], source_kind: str, target_kind: str
 ) -> None:

@@ -12,12 +12,13 @@ from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client
 from flujo import canonical
-from flujo.encryption import new_key
+from flujo.encryption import Keys, new_key
 from flujo.errors import CorruptState
 
+from runs import store_checks
 from runs.models import Artefact, ArtefactUse, Checkpoint, HumanTask, Run, RunInput
 from runs.queries.state import payload_bytes
-from runs.services.verify_rows import row_problems
+from runs.services.verify_rows import row_problems, unread_values
 from runs.state_backend import DjangoBackend, close_store_threads
 from tests.runs import factories
 from tests.runs.conftest import SignIn, queries_of
@@ -26,6 +27,8 @@ pytestmark = pytest.mark.django_db
 
 LARGE = {"pages": "p" * 5_000_000}
 TEXT = canonical.encode(LARGE)
+DIGEST = canonical.digest(TEXT)
+KEY = new_key()
 
 
 @pytest.fixture
@@ -33,21 +36,36 @@ def client(sign_in: SignIn) -> Client:
     return sign_in(factories.user("reader", can=["view", "view_context"]))
 
 
+@pytest.fixture(params=[None, pytest.param(KEY, marks=pytest.mark.slow)], ids=["plain", "sealed"])
+def keys(request: pytest.FixtureRequest, settings: Any) -> None:
+    """Every page is the same where the site has keys."""
+    settings.FLUJO_ENCRYPTION_KEYS = [request.param] if request.param else []
+
+
 @pytest.fixture
-def run() -> Run:
+def run(keys: None) -> Run:
     """A completed run whose steps all gave the same five megabytes."""
     return apart(factories.completed_run("r1"))
 
 
 def apart(run: Run) -> Run:
     """The run with one large value in place of each output, evidence and context change, as the backend stores it."""
-    digest = canonical.digest(TEXT)
-    artefact, _ = Artefact.objects.get_or_create(digest=digest, text=TEXT)
+    artefact, _ = Artefact.objects.get_or_create(digest=DIGEST, defaults={"text": TEXT})
     ArtefactUse.objects.create(run=run, artefact=artefact)
-    Checkpoint.objects.filter(run=run).update(output=f"@{digest}")
-    RunInput.objects.filter(run=run).update(input=f"@{digest}", context=f"@{digest}")
-    HumanTask.objects.filter(run=run).update(evidence=f"@{digest}")
+    for model, names in ((Checkpoint, ["output"]), (RunInput, ["input", "context"]), (HumanTask, ["evidence"])):
+        for row in model.objects.filter(run=run):
+            for name in names:
+                setattr(row, name, f"@{DIGEST}")
+            row.save(update_fields=names)
     return run
+
+
+def stored(column: str) -> str:
+    """The text that a row of a table holds, as it lies there."""
+    table, _, name = column.partition(".")
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {name} FROM flujo_runs_{table} LIMIT 1")
+        return str(cursor.fetchone()[0])
 
 
 def test_models_give_the_text_of_an_artefact(run: Run) -> None:
@@ -106,6 +124,7 @@ def test_download_of_who_may_not_see_values_is_not_found(sign_in: SignIn, viewer
     assert b"output.json" not in client.get("/runs/r1/steps/price/").content
 
 
+@pytest.mark.usefixtures("keys")
 def test_request_with_five_megabytes_of_evidence_is_quick_to_open(sign_in: SignIn) -> None:
     task = apart(factories.paused_run("r1")).human_tasks.get()
     client = sign_in(factories.user("reader", can=["view", "view_context", "decide"]))
@@ -172,25 +191,29 @@ def test_downloads_of_values_are_found_only_by_who_may_see_them(sign_in: SignIn,
 
 
 def test_shared_artefact_frees_nothing_until_its_last_run_goes(run: Run) -> None:
-    small = payload_bytes(["r1"]) - len(TEXT)
+    large = len(stored("artefact.text"))
+    small = payload_bytes(["r1"]) - large
     apart(factories.completed_run("r2"))
     assert 0 < small < 10_000
     assert payload_bytes(["r1"]) == small
-    assert payload_bytes(["r1", "r2"]) == 2 * small + len(TEXT)
+    assert payload_bytes(["r1", "r2"]) == 2 * small + large
 
 
-def test_tampered_artefact_is_an_error_and_found_by_the_proof(run: Run) -> None:
-    Artefact.objects.update(text='"other"')
+@pytest.mark.parametrize("letters", ["x", "~flujo1:", "~flujo1:00000000:"])
+def test_tampered_artefact_is_an_error_and_found_by_the_proof(run: Run, letters: str) -> None:
+    if letters == "~flujo1:00000000:":
+        letters = stored("artefact.text")[:17]  # the key is there
+    Artefact.objects.update(text=f"{letters}other")
     with pytest.raises(CorruptState, match="A value of run r1 is damaged"):
         list(Checkpoint.objects.all())
     assert [problem.run_id for problem in row_problems() if "artefact" in problem.what] == ["r1"]
 
 
-def test_site_that_got_its_keys_later_shows_downloads_and_verifies_its_artefacts(
+def test_site_that_gets_another_key_shows_downloads_and_verifies_its_artefacts(
     run: Run, client: Client, settings: Any
 ) -> None:
     before = [problem.what for problem in row_problems()]
-    settings.FLUJO_ENCRYPTION_KEYS = [new_key()]
+    settings.FLUJO_ENCRYPTION_KEYS = [new_key(), *settings.FLUJO_ENCRYPTION_KEYS]
     assert "4.8\xa0MB of JSON" in client.get("/runs/r1/steps/price/").content.decode()
     assert f"{{&quot;pages&quot;:&quot;{'p' * 100}" in client.get("/runs/r1/").content.decode()
     assert json.loads(client.get("/runs/r1/steps/price/output.json").content) == LARGE
@@ -198,23 +221,67 @@ def test_site_that_got_its_keys_later_shows_downloads_and_verifies_its_artefacts
 
 
 @pytest.mark.slow
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("page", ["steps/price/", "steps/price/output.json", "context/"])
-def test_page_that_a_rotation_takes_the_artefact_from_reads_its_row_again(
-    client: Client, run: Run, settings: Any, page: str
+@pytest.mark.parametrize("still", ["nothing", "the rows", "others"])
+def test_site_without_the_key_of_an_artefact_says_so_and_loses_nothing(
+    client: Client, settings: Any, still: str
 ) -> None:
-    settings.FLUJO_ENCRYPTION_KEYS = [new_key()]
-    rotated = False
+    settings.FLUJO_ENCRYPTION_KEYS = [KEY]
+    run = apart(factories.completed_run("r1"))
+    other = new_key()
+    if still == "the rows":
+        settings.FLUJO_ENCRYPTION_KEYS = [other, KEY]
+        apart_again(run)
+    settings.FLUJO_ENCRYPTION_KEYS = [] if still == "nothing" else [other]
+    said = f"Sealed with key “{Keys(KEY).ids[0]}”, which this site does not have"
+    for page in ("", "context/", "context/?at=0", "steps/price/"):
+        shown = client.get(f"/runs/r1/{page}")
+        assert (shown.status_code, said in shown.content.decode()) == (200, True), page
+    answer = client.get("/runs/r1/steps/price/output.json")
+    assert (answer.status_code, said in answer.content.decode()) == (409, True)
+    assert not [problem.what for problem in row_problems() if "artefact" in problem.what or "another" in problem.what]
+    assert unread_values() == (2 if still == "the rows" else 6)  # the artefact, and the decision
+    assert [found.id for found in store_checks.check_store() if found.id == "flujo.E037"] == ["flujo.E037"]
+    for row in Checkpoint.objects.all():
+        row.save()  # what cannot be read is written as it was
+    settings.FLUJO_ENCRYPTION_KEYS = [other, KEY]
+    assert json.loads(client.get("/runs/r1/steps/price/output.json").content) == LARGE
 
-    def rotate_first(execute: Any, sql: str, *args: Any) -> Any:
-        nonlocal rotated
-        if not rotated and sql.startswith("SELECT") and 'FROM "flujo_runs_artefact"' in sql:
-            rotated = True
-            assert asyncio.run(DjangoBackend().rotate_keys()).complete
+
+def apart_again(run: Run) -> None:
+    """Write the rows anew, but not their artefact."""
+    ArtefactUse.objects.all().delete()
+    apart(run)
+
+
+@pytest.mark.slow
+def test_reference_that_was_moved_to_another_row_is_found(settings: Any) -> None:
+    settings.FLUJO_ENCRYPTION_KEYS = [KEY]
+    apart(factories.completed_run("r1"))
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE flujo_runs_runinput SET context = input")
+    with pytest.raises(CorruptState, match="was written for"):
+        RunInput.objects.get()
+
+
+@pytest.mark.slow
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("meanwhile", "status"), [("rotate_keys", 200), ("delete_state", 404)])
+def test_download_whose_artefact_changes_or_goes_between_two_statements_reads_again(
+    client: Client, run: Run, settings: Any, meanwhile: str, status: int
+) -> None:
+    settings.FLUJO_ENCRYPTION_KEYS = [new_key(), *settings.FLUJO_ENCRYPTION_KEYS]
+    done = False
+
+    def first(execute: Any, sql: str, *args: Any) -> Any:
+        nonlocal done
+        if not done and sql.startswith("SELECT") and 'FROM "flujo_runs_artefact"' in sql:
+            done = True
+            backend = DjangoBackend()
+            asyncio.run(backend.rotate_keys() if meanwhile == "rotate_keys" else backend.delete_state("r1"))
         return execute(sql, *args)
 
-    with connection.execute_wrapper(rotate_first):
-        assert client.get(f"/runs/r1/{page}").status_code == 200
-    assert rotated
-    assert not Artefact.objects.exists()
+    with connection.execute_wrapper(first):
+        assert client.get("/runs/r1/steps/price/output.json").status_code == status
+    assert done
+    assert Artefact.objects.exists() is (status == 200)
     close_store_threads()

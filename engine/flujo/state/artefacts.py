@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from flujo import canonical
@@ -15,8 +15,6 @@ from flujo.state.payloads import JSON
 R = TypeVar("R", bound=Record)
 
 ARTEFACT_BYTES = 64 * 1024
-NEVER = sys.maxsize
-"""The threshold of a store with keys: it seals its values in their rows."""
 MARK = "@"
 """What a reference begins with, and no JSON text."""
 _LENGTH = len(MARK) + 64
@@ -88,7 +86,10 @@ def missing(digest: str, where: str) -> CorruptState:
     return CorruptState(f"{where} is missing: its artefact {digest} is gone. Restore it from a backup.")
 
 
-def check(digest: str, text: str, where: Callable[[], str]) -> None:
-    """Raise `CorruptState`, which says where, unless the text is the one that was stored."""
-    if canonical.digest(text) != digest:
-        raise CorruptState(f"{where()} is damaged: its artefact {digest} holds another text. Restore it from a backup.")
+def checked(digest: str, read: Callable[[], str], where: Callable[[], str]) -> str:
+    """The text that `read` gives. Raises `CorruptState`, which says where, unless it is the one that was stored."""
+    with suppress(CorruptState):
+        text = read()
+        if canonical.digest(text) == digest:
+            return text
+    raise CorruptState(f"{where()} is damaged: its artefact {digest} holds another text. Restore it from a backup.")

@@ -10,6 +10,7 @@ from flujo import canonical
 from flujo.codec import columns
 from flujo.errors import KeyMissing
 from flujo.records import (
+    Artefact,
     Attempt,
     Checkpoint,
     Decision,
@@ -37,6 +38,7 @@ JSON: dict[type[Record], tuple[str, ...]] = {
     Signal: ("data",),
     Decision: ("data",),
     Vote: ("data",),
+    Artefact: ("text",),
 }
 TEXTS: dict[type[Record], tuple[str, ...]] = {
     RunHead: ("error_message",),

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from flujo.encryption import Keys
 from flujo.errors import CorruptState, KeyMissing
-from flujo.state import sql_artefacts
-from flujo.state.artefacts import check, digest_in, missing
+from flujo.records import Artefact
 from flujo.state.payloads import BEGINNING, JSON, MARK, PAYLOADS, Keyed, key_of, place
 from flujo.state.sealing import SealingDialect
 from flujo.state.sql import Cursor, Dialect
@@ -55,41 +53,43 @@ class Rotation:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table with values: its name in the database, what identifies a row, and the fields that hold values.
-
-    `may_refer` are those of them that may refer to artefacts.
-    """
+    """A table with values: its name in the database, what identifies a row, and the fields that hold values."""
 
     name: str
     of: Keyed
     fields: tuple[str, ...]
-    may_refer: tuple[str, ...] = ()
+
+    @property
+    def at_once(self) -> int:
+        """How many rows a rotation looks at in one transaction: artefacts are large."""
+        return 1 if self.of is Artefact else AT_ONCE
 
 
 InTransaction = Callable[[Callable[[Cursor], Any]], Awaitable[Any]]
 
 
 def tables_of(dialect: Dialect) -> list[Table]:
-    """The tables of a run's rows. Without keys they have no texts: a plain one may begin as if it were sealed."""
+    """The tables of a run's rows, and the artefacts. Without keys texts are left out: a plain one may look sealed."""
     held = PAYLOADS if dialect.seals else JSON
-    return [Table(dialect.tables[record], record, fields, JSON.get(record, ())) for record, fields in held.items()]
+    return [Table(dialect.tables[record], record, fields) for record, fields in held.items()]
 
 
 def missing_keys(cursor: Cursor, dialect: Dialect, tables: Iterable[Table]) -> dict[str, int]:
     """How many values are sealed with keys that the dialect does not have, by the ids of the keys."""
-    given = set(dialect.keys.ids) if isinstance(dialect, SealingDialect) else set()
     found = Counter[str]()
     for table in tables:
         for name in table.fields:
             beginning = f"substr({name}, 1, {BEGINNING})"
             where = f"substr({name}, 1, {len(MARK)}) = {dialect.mark}"
             cursor.execute(f"SELECT {beginning}, count(*) FROM {table.name} WHERE {where} GROUP BY {beginning}", [MARK])
-            found.update({key_of(text): count for text, count in cursor.fetchall() if key_of(text) not in {"", *given}})
+            found.update(
+                {key_of(text): count for text, count in cursor.fetchall() if key_of(text) not in dialect.opens}
+            )
     return dict(found)
 
 
 async def rotate(in_transaction: InTransaction, dialect: SealingDialect, tables: Iterable[Table]) -> Rotation:
-    """Seal all values of the tables with the first key, plain ones too; artefacts are put back into the rows, sealed.
+    """Seal all values of the tables with the first key, plain ones too.
 
     It is safe beside running workers, and may be repeated after it was interrupted: each transaction looks at a few
     rows and changes a value only where it is still the one that was read; neither `seq` nor any other column of a run
@@ -100,8 +100,6 @@ async def rotate(in_transaction: InTransaction, dialect: SealingDialect, tables:
         after: Sequence[Any] | None = None
         while (after := await in_transaction(_Step(dialect, table, after, done))) is not None:
             pass
-    for run_id in await in_transaction(partial(sql_artefacts.users, dialect=dialect)):
-        await in_transaction(partial(sql_artefacts.release_unreferenced, dialect=dialect, run_id=run_id))
     for table in tables:
         done.left += await in_transaction(_Count(dialect, table))
     done.left -= done.failed
@@ -124,7 +122,7 @@ class _Step:
             where = f"({where}) AND ({', '.join(key)}) > ({', '.join([mark] * len(key))})"
             values += self.after
         sql = f"SELECT {', '.join(key + names)} FROM {self.table.name} WHERE {where}"
-        cursor.execute(f"{sql} ORDER BY {', '.join(key)} LIMIT {AT_ONCE}", values)
+        cursor.execute(f"{sql} ORDER BY {', '.join(key)} LIMIT {self.table.at_once}", values)
         rows = cursor.fetchall()
         for row in rows:
             self._reseal(cursor, row[: len(key)], row[len(key) :])
@@ -134,27 +132,10 @@ class _Step:
         of, mark = self.table.of, self.dialect.mark
         for name, text in zip(self.table.fields, stored, strict=True):
             same = " AND ".join(f"{column} = {mark}" for column in (*of.key, name))
-            where = place(of, name, key)
-            digest = digest_in(text) if name in self.table.may_refer else None
-            whole = text if digest is None else self._artefact(cursor, digest, where, (same, [*key, text]))
-            sealed = self.done.reseal(self.dialect.keys, whole, where)
-            if sealed != whole:
+            sealed = self.done.reseal(self.dialect.keys, text, place(of, name, key))
+            if sealed != text:
                 cursor.execute(f"UPDATE {self.table.name} SET {name} = {mark} WHERE {same}", [sealed, *key, text])
                 self.done.resealed -= cursor.rowcount != 1  # somebody wrote it meanwhile
-
-    def _artefact(self, cursor: Cursor, digest: str, where: str, row: tuple[str, list[Any]]) -> str | None:
-        """The text that a row refers to; None, which is noted, when it is not what was stored."""
-        whole = sql_artefacts.text_of(cursor, self.dialect, digest)
-        try:
-            if whole is not None:
-                check(digest, whole, lambda: where)
-                return whole
-            cursor.execute(f"SELECT 1 FROM {self.table.name} WHERE {row[0]}", row[1])
-            if cursor.fetchone() is not None:  # it did not go meanwhile, with its run
-                raise missing(digest, where)
-        except CorruptState as error:
-            self.done.note(error)
-        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
@@ -12,7 +12,6 @@ from flujo import codec
 from flujo.encryption import Keys
 from flujo.errors import CorruptState, KeyMissing
 from flujo.records import Record, RunHead
-from flujo.state.artefacts import NEVER
 from flujo.state.payloads import JSON, PAYLOADS, key_of, place, plain, positions
 from flujo.state.sql import Dialect
 
@@ -22,14 +21,17 @@ _KEYS = positions({record: record.key for record in PAYLOADS})
 
 @dataclass(frozen=True, kw_only=True)
 class SealingDialect(Dialect):
-    """A dialect whose rows hold sealed values, and no new value is set apart; plain ones of earlier times are read."""
+    """A dialect whose rows hold sealed values; plain ones of earlier times are read."""
 
     keys: Keys
-    artefact_bytes: int = dataclasses.field(default=NEVER, init=False)
 
     @property
     def seals(self) -> bool:
         return True
+
+    @property
+    def opens(self) -> Collection[str]:
+        return ("", *self.keys.ids)
 
     def row(self, record: Record) -> list[Any]:
         values = super().row(record)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -84,6 +84,11 @@ class Dialect:
     def seals(self) -> bool:
         """Whether values are encrypted in the database."""
         return False
+
+    @property
+    def opens(self) -> Collection[str]:
+        """The ids of the keys whose values are read here; "" stands for plain ones."""
+        return ("",)
 
     def to_db(self, value: Any) -> Any:
         kind = type(value)
@@ -245,7 +250,7 @@ def fetch(
     sql = dialect.select(record, where, suffix)
     fields = _columns(cursor, dialect, record, sql, parameters)
     if sql_artefacts.put_back(cursor, dialect, record, fields) is not None:
-        # The run may have been deleted between two statements, or its keys rotated: then its rows are others, too.
+        # The run may have been deleted or replaced between two statements: then its rows are others, too.
         fields = _columns(cursor, dialect, record, sql, parameters)
         missing = sql_artefacts.put_back(cursor, dialect, record, fields)
         if missing is not None:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from flujo.codec import columns
 from flujo.errors import CorruptState
-from flujo.records import Artefact, ArtefactUse, Record, RunHead
-from flujo.state.artefacts import MARK, check, digest_in, missing, place
-from flujo.state.payloads import JSON
+from flujo.records import Artefact, ArtefactUse, Record
+from flujo.state.artefacts import checked, digest_in, missing, place
+from flujo.state.payloads import BEGINNING, JSON, key_of
 
 if TYPE_CHECKING:
     from flujo.state.sql import Cursor, Dialect
@@ -25,15 +25,16 @@ _AT_ONCE = 100
 
 
 def keep(cursor: Cursor, dialect: Dialect, run_id: str, texts: Mapping[str, str]) -> None:
-    """Store texts by their digests, unless they are stored, and that the run uses them."""
+    """Store texts by their digests, unless they are stored and can be opened, and that the run uses them."""
     table, mark = dialect.tables[Artefact], dialect.mark
     share = " FOR KEY SHARE" if dialect.lock else ""
     for digest, text in sorted(texts.items()):
-        cursor.execute(f"SELECT digest FROM {table} WHERE digest = {mark}{share}", [digest])
-        if cursor.fetchone() is None:
+        cursor.execute(f"SELECT substr(text, 1, {BEGINNING}) FROM {table} WHERE digest = {mark}{share}", [digest])
+        stored = cursor.fetchone()
+        if stored is None or key_of(stored[0]) not in dialect.opens:
             cursor.execute(
                 f"{dialect.insert(Artefact, 1)} "
-                "ON CONFLICT (digest) DO UPDATE SET digest = excluded.digest",  # another was faster: hold its row
+                "ON CONFLICT (digest) DO UPDATE SET text = excluded.text",  # another was faster: hold its row
                 dialect.row(Artefact(digest, text)),
             )
         cursor.execute(
@@ -54,63 +55,45 @@ def release(cursor: Cursor, dialect: Dialect, run_id: str, *, kept: Collection[s
         cursor.execute(f"DELETE FROM {table} WHERE digest = {mark} AND {unused}", [digest, digest])
 
 
-def users(cursor: Cursor, *, dialect: Dialect) -> list[str]:
-    """The runs that use artefacts."""
-    cursor.execute(f"SELECT DISTINCT run_id FROM {dialect.tables[ArtefactUse]} ORDER BY run_id")
-    return [row[0] for row in cursor.fetchall()]
-
-
-def release_unreferenced(cursor: Cursor, *, dialect: Dialect, run_id: str) -> None:
-    """End the uses of a run whose rows refer to the artefact no longer; the run's head is locked, as by its writers."""
-    mark, referred = dialect.mark, set[str]()
-    cursor.execute(f"SELECT run_id FROM {dialect.tables[RunHead]} WHERE run_id = {mark}{dialect.lock}", [run_id])
-    for record, names in JSON.items():
-        for name in names:
-            where = f"run_id = {mark} AND substr({name}, 1, 1) = {mark}"
-            cursor.execute(f"SELECT {name} FROM {dialect.tables[record]} WHERE {where}", [run_id, MARK])
-            referred |= {digest for (stored,) in cursor.fetchall() if (digest := digest_in(stored)) is not None}
-    release(cursor, dialect, run_id, kept=referred)
-
-
-def text_of(cursor: Cursor, dialect: Dialect, digest: str) -> str | None:
-    """An artefact's text as it is stored; None when it is gone."""
-    return _texts(cursor, dialect, [digest]).get(digest)
-
-
 def put_back(cursor: Cursor, dialect: Dialect, record: type[Record], fields: list[Any]) -> CorruptState | None:
     """Put texts in place of the references in the columns of rows; what is missing comes as an error to be raised.
 
-    Raises `CorruptState` when a text is not the one that was stored.
+    Raises `CorruptState` when a text is not the one that was stored, and `KeyMissing`.
     """
     if not fields or record not in JSON:
         return None
     names = columns(record)
     payloads = {names.index(name): name for name in JSON[record]}
-    wanted = {digest for at in payloads for stored in fields[at] if (digest := digest_in(stored)) is not None}
+    wanted = {digest for at in payloads for text in fields[at] if (digest := digest_in(text)) is not None}
     if not wanted:
         return None
-    texts = _texts(cursor, dialect, wanted)
+    stored, texts = _stored(cursor, dialect, wanted), dict[str, str]()
     runs = fields[names.index("run_id")]
     paths = fields[names.index("path")] if "path" in names else [""] * len(runs)
-    unseen = set(wanted)
     for at, name in payloads.items():
-        references = [(row, digest) for row, stored in enumerate(fields[at]) if (digest := digest_in(stored))]
+        references = [(row, digest) for row, text in enumerate(fields[at]) if (digest := digest_in(text))]
         for row, digest in references:
             where = partial(place, name, runs[row], paths[row])
-            if digest not in texts:
+            if digest not in stored:
                 return missing(digest, where())
-            if digest in unseen:
-                check(digest, texts[digest], where)
-                unseen.discard(digest)
+            if digest not in texts:
+                texts[digest] = checked(digest, partial(_opened, dialect, digest, stored[digest]), where)
         replaced = {row: texts[digest] for row, digest in references}
-        fields[at] = [replaced.get(row, stored) for row, stored in enumerate(fields[at])]
+        fields[at] = [replaced.get(row, text) for row, text in enumerate(fields[at])]
     return None
 
 
-def _texts(cursor: Cursor, dialect: Dialect, digests: Iterable[str]) -> dict[str, str]:
-    table, left, texts = dialect.tables[Artefact], iter(digests), dict[str, str]()
+def _opened(dialect: Dialect, digest: str, stored: str) -> str:
+    fields: list[Any] = [[digest], [stored]]
+    dialect.open_columns(Artefact, fields)
+    text: str = fields[1][0]
+    return text
+
+
+def _stored(cursor: Cursor, dialect: Dialect, digests: Iterable[str]) -> dict[str, str]:
+    table, left, stored = dialect.tables[Artefact], iter(digests), dict[str, str]()
     while some := list(islice(left, _AT_ONCE)):
         marks = ", ".join([dialect.mark] * len(some))
         cursor.execute(f"SELECT digest, text FROM {table} WHERE digest IN ({marks})", some)
-        texts.update(cursor.fetchall())
-    return texts
+        stored.update(cursor.fetchall())
+    return stored

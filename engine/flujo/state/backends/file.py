@@ -24,12 +24,9 @@ from flujo.errors import BackendError, CorruptState, KeyMissing, OutcomeUnknown
 from flujo.records import AuditEvent, Record, RunHead, Tombstone
 from flujo.state.artefacts import (
     ARTEFACT_BYTES,
-    NEVER,
-    check,
     checked_threshold,
     digest_in,
     has_large,
-    missing,
     place,
     set_apart,
     with_payloads,
@@ -70,8 +67,8 @@ class FileBackend(StateBackend):
     Each write appends one line, `{"sha256": …, "rows": …}`, and returns after fsync. A line that a crash left
     unfinished was never acknowledged and is cut off by the next write; a damaged line before the last is an error
     (`CorruptState`), and the file is left as it is. Values of more than `artefact_bytes` have files of their own under
-    `artefacts`, one for all runs, and the lines refer to them. With `encryption` all values are sealed in the lines, by
-    the first of the keys; plain ones of earlier times stay readable.
+    `artefacts`, one for all runs, and the lines refer to them. With `encryption` all values are sealed, by the first of
+    the keys; plain ones of earlier times stay readable.
     """
 
     lists_runs: ClassVar[bool] = True
@@ -89,8 +86,8 @@ class FileBackend(StateBackend):
         self._keys = encryption
         self._to_plain = row_writer(encryption)
         self._opened = row_reader(encryption)
-        self._artefact_bytes = checked_threshold(artefact_bytes) if encryption is None else NEVER
-        self._artefacts = FileArtefacts(self.folder / _ARTEFACTS)
+        self._artefact_bytes = checked_threshold(artefact_bytes)
+        self._artefacts = FileArtefacts(self.folder / _ARTEFACTS, encryption)
         self._clock = clock or SystemClock()
         self._cache: dict[str, _Cached] = {}
         self._guards: dict[str, threading.Lock] = {}
@@ -194,6 +191,8 @@ class FileBackend(StateBackend):
                 await in_thread(partial(self._rotate, run_id, keys, done))
             except (CorruptState, KeyMissing) as error:
                 done.note(error)
+        for digest in sorted(self._artefacts.digests()):
+            await in_thread(partial(self._artefacts.rotate, digest, keys, done))
         return done
 
     async def missing_keys(self) -> dict[str, int]:
@@ -202,6 +201,7 @@ class FileBackend(StateBackend):
             with suppress(CorruptState):  # `verify` tells of it
                 for row in self._unopened(run_id).records():
                     found.update(ids_of_keys(row, seals=self._keys is not None))
+        found.update(filter(None, map(self._artefacts.key_of, self._artefacts.digests())))
         return {key_id: count for key_id, count in found.items() if key_id not in given}
 
     def _rotate(self, run_id: str, keys: Keys, done: Rotation) -> None:
@@ -335,11 +335,7 @@ class FileBackend(StateBackend):
                 return stored
             if digest not in texts:
                 where = partial(place, name, getattr(row, "run_id", ""), getattr(row, "path", ""))
-                text = self._artefacts.load(digest)
-                if text is None:
-                    raise missing(digest, where())
-                check(digest, text, where)
-                texts[digest] = text
+                texts[digest] = self._artefacts.load(digest, where)
             return texts[digest]
 
         return with_payloads(row, value)

@@ -1,5 +1,7 @@
 """Artefacts in a folder: a file for each text, named by its hash, and beside it a mark for each run that uses it.
 
+With keys the files hold sealed texts; plain ones of earlier times are read.
+
 A text and its mark are on disk before the line that refers to them, and a mark goes after the line that did. So a crash
 may leave an artefact or a mark too many, which `unused` finds, and never one too few. Whoever adds a mark or looks for
 the last one holds the lock of the folder, which the first two letters of the hash name.
@@ -9,12 +11,19 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
+from flujo.encryption import Keys
 from flujo.errors import BackendError
+from flujo.records import Artefact
+from flujo.state.artefacts import checked, missing
 from flujo.state.folders import make_folder, sync_folder
+from flujo.state.payloads import BEGINNING, key_of, place
+from flujo.state.rotation import Rotation
+from flujo.state.sealing import row_reader, row_writer
 
 _USES = ".uses"
 _NEW = ".new"
@@ -23,23 +32,29 @@ _NEW = ".new"
 class FileArtefacts:
     """The artefacts in `folder`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keys: Keys | None = None) -> None:
         self._folder = folder
+        self._opens = {"", *(keys.ids if keys else ())}
+        self._to_plain = row_writer(keys)
+        self._opened = row_reader(keys)
 
-    def load(self, digest: str) -> str | None:
-        """The text as it is stored now; None when there is none."""
-        try:
-            return self._path(digest).read_bytes().decode(errors="replace")
-        except FileNotFoundError:
-            return None
+    def load(self, digest: str, where: Callable[[], str]) -> str:
+        """The text of a value that stands `where`. Raises `KeyMissing`, and `CorruptState` if it is not that text."""
+        stored = self._stored(digest)
+        if stored is None:
+            raise missing(digest, where())
+        return checked(digest, lambda: cast(Artefact, self._opened(Artefact(digest, stored))).text, where)
 
     def keep(self, run_id: str, texts: Mapping[str, str]) -> None:
-        """Store texts by their digests and that the run uses them; all is on disk when this returns."""
+        """Store texts by their digests, unless they are and can be opened, and that the run uses them.
+
+        All is on disk when this returns.
+        """
         for digest, text in texts.items():
             with self._locked(digest):
                 path, uses = self._path(digest), self._uses(digest)
-                if not path.exists():
-                    _write_whole(path, text)
+                if self.key_of(digest) not in self._opens:
+                    _write_whole(path, self._to_plain(Artefact(digest, text))["text"])
                 make_folder(uses, mode=0o700)
                 (uses / run_id).touch(mode=0o600)
                 sync_folder(uses)
@@ -56,6 +71,24 @@ class FileArtefacts:
         """Delete an artefact that no run uses, with what a crash left of the writing of one."""
         with self._locked(digest):
             self._delete_unused(digest)
+
+    def rotate(self, digest: str, keys: Keys, done: Rotation) -> None:
+        """Seal a text anew with the first key, and delete what a crash left of the writing of one."""
+        with self._locked(digest):
+            path, stored = self._path(digest), self._stored(digest)
+            path.with_name(digest + _NEW).unlink(missing_ok=True)
+            sealed = done.reseal(keys, stored, place(Artefact, "text", [digest]))
+            if sealed is not None and sealed != stored:
+                _write_whole(path, sealed)
+            sync_folder(path.parent)
+
+    def key_of(self, digest: str) -> str | None:
+        """The id of the key that sealed a text; "" where it was not sealed, None where there is none."""
+        try:
+            with self._path(digest).open("rb") as file:
+                return key_of(file.read(BEGINNING).decode(errors="replace"))
+        except FileNotFoundError:
+            return None
 
     def digests(self) -> set[str]:
         """Those of all artefacts, and of what a crash left of them."""
@@ -74,6 +107,12 @@ class FileArtefacts:
             with suppress(FileNotFoundError):
                 self._uses(digest).rmdir()
 
+    def _stored(self, digest: str) -> str | None:
+        try:
+            return self._path(digest).read_bytes().decode(errors="replace")
+        except FileNotFoundError:
+            return None
+
     def _path(self, digest: str) -> Path:
         return self._folder / digest[:2] / digest
 
@@ -89,6 +128,8 @@ class FileArtefacts:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
+        except OSError as error:
+            raise BackendError(f"{folder}: {error}. The write may not be saved.") from error
         finally:
             os.close(descriptor)
 

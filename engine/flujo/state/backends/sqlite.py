@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,8 +44,8 @@ class SQLiteBackend(StateBackend):
     `synchronous` is `FULL` (a commit that returned survives a power cut) or `NORMAL` (it survives a crash of the
     process, but a power cut may take the last commits). A locked database is waited for up to 20 seconds, then
     `BackendBusy` is raised. A file that is no database, or one of a newer Flujo, is left as it is (`CorruptState`).
-    Values of more than `artefact_bytes` are stored once for all runs. With `encryption` all values are sealed in their
-    rows, by the first of the keys; plain ones of earlier times stay readable.
+    Values of more than `artefact_bytes` are stored once for all runs. With `encryption` all values are sealed, by the
+    first of the keys; plain ones of earlier times stay readable.
     """
 
     lists_runs: ClassVar[bool] = True
@@ -71,8 +72,8 @@ class SQLiteBackend(StateBackend):
         self._readers = _Readers()
         weakref.finalize(self, self._readers.close)
         self._known = False
-        plain = Dialect(TABLES, artefact_bytes=checked_threshold(artefact_bytes))
-        self._dialect = plain if encryption is None else SealingDialect(TABLES, keys=encryption)
+        made = Dialect if encryption is None else partial(SealingDialect, keys=encryption)
+        self._dialect: Dialect = made(TABLES, artefact_bytes=checked_threshold(artefact_bytes))
 
     # Writing
 
