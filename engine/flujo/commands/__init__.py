@@ -1,11 +1,12 @@
 """The commands of `python -m flujo`, a module for each group of verbs; add a verb by adding its `Command` here."""
 
-from flujo.commands import acts, check, copies, deploys, doctor, move, prune, rotate_keys, runs, verify
+from flujo.commands import acts, check, copies, deploys, derive, doctor, move, prune, rotate_keys, runs, verify
 from flujo.commands.command import Command
 
 COMMANDS: tuple[Command, ...] = (
     *runs.COMMANDS,
     *acts.COMMANDS,
+    *derive.COMMANDS,
     *check.COMMANDS,
     *deploys.COMMANDS,
     *copies.COMMANDS,

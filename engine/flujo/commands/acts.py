@@ -50,11 +50,11 @@ def _resume_options(parser: ArgumentParser) -> None:
 async def resume(call: Call) -> int:
     """Answer a human task."""
     document, given = await required(call, call.given.run), call.given
-    entry, answer = _own_code(call, document.head), _answer(call)
+    entry, answer = code_of(call, document.head), _answer(call)
     if given.here:
         runner = Flujo(registry=call.needs_registry(), pipeline_name=entry.name, state_backend=call.store)
         await runner.resume_async(given.run, answer, step=given.step, actor=given.actor, reason=given.reason)
-        return await _came_to(call)
+        return await came_to(call, given.run)
     path, generation, digest = question_of(given.run, document, given.step)
     gate = entry.pipeline.find(path)
     if not isinstance(gate, HumanStep):
@@ -105,10 +105,10 @@ async def retry(call: Call) -> int:
     given = call.given
     if given.here:
         document = await required(call, given.run)
-        entry = _own_code(call, document.head)
+        entry = code_of(call, document.head)
         runner = Flujo(registry=call.needs_registry(), pipeline_name=entry.name, state_backend=call.store)
         await runner.retry_async(given.run, actor=given.actor, reason=given.reason)
-        return await _came_to(call)
+        return await came_to(call, given.run)
     now = SystemClock().now()
     again = transitions.retry(actor=given.actor, reason=given.reason, now=now, claim=None, facts=facts())
     head = (await call.store.transact(given.run, again)).kept
@@ -127,12 +127,12 @@ def _signal_options(parser: ArgumentParser) -> None:
 async def signal(call: Call) -> int:
     """Send a run a message."""
     given, document = call.given, await required(call, call.given.run)
-    entry, clock = _own_code(call, document.head), SystemClock()
+    entry, clock = code_of(call, document.head), SystemClock()
     message_id = checked(message_id=given.message_id)["message_id"] if given.message_id else clock.new_id()
     if given.here:
         runner = Flujo(registry=call.needs_registry(), pipeline_name=entry.name, state_backend=call.store)
         await runner.signal_async(given.run, given.name, given.data, message_id=message_id, actor=given.actor)
-        return await _came_to(call)
+        return await came_to(call, given.run)
     received = transitions.receive(
         given.name,
         entry.signal_step(given.name).validate(given.data),
@@ -147,7 +147,8 @@ async def signal(call: Call) -> int:
     return call.done(batch.kept, f"The signal {given.name} is {said}; run {given.run} is {batch.kept.status.value}.")
 
 
-def _own_code(call: Call, head: RunHead | None) -> RegisteredPipeline:
+def code_of(call: Call, head: RunHead | None) -> RegisteredPipeline:
+    """The registered code that started a run. Raises the error that says why it is not there."""
     assert head is not None  # `required` gives no document without one
     registry = call.needs_registry()
     if not registry.has(head):
@@ -155,10 +156,11 @@ def _own_code(call: Call, head: RunHead | None) -> RegisteredPipeline:
     return registry.get(head.pipeline, head.version)
 
 
-async def _came_to(call: Call) -> int:
-    document = await required(call, call.given.run)
+async def came_to(call: Call, run_id: str) -> int:
+    """Print where a run stands that was executed here."""
+    document = await required(call, run_id)
     assert document.head is not None  # `required` gives no document without one
-    return call.done(document.head, f"Run {call.given.run} is {document.head.status.value}.")
+    return call.done(document.head, f"Run {run_id} is {document.head.status.value}.")
 
 
 COMMANDS = (

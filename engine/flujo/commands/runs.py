@@ -1,4 +1,4 @@
-"""The commands that read runs: list, show, history."""
+"""The commands that read runs: list, show, history, log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flujo.document import RunDocument
 from flujo.errors import RunDeleted, RunNotFound
 from flujo.inflight import every_head
 from flujo.paths import is_note
-from flujo.records import AuditEvent, HumanTask, RunHead
+from flujo.records import AuditEvent, HumanTask, LogChunk, RunHead, StepReport
 from flujo.redaction import Secrets, given
 from flujo.status import RunStatus
 
@@ -178,8 +178,45 @@ def _event(event: AuditEvent) -> dict[str, Any]:
     return {**plain, "data": json.loads(plain.pop("body"))["data"]}
 
 
+def _log_options(parser: ArgumentParser) -> None:
+    names_run(parser)
+    parser.add_argument("--step", metavar="PATH", help="only the lines of this step")
+    parser.add_argument("--attempt", type=at_least_one, metavar="NUMBER", help="only those of this attempt")
+
+
+async def log(call: Call) -> int:
+    """The lines that the steps of a run logged, in the order of their times."""
+    given, records = call.given, await call.store.reports(call.given.run)
+    if not records:
+        await required(call, given.run)
+    wanted = [
+        record for record in records if given.step in (None, record.path) and given.attempt in (None, record.attempt)
+    ]
+    lines = [line for chunk in wanted if isinstance(chunk, LogChunk) for line in _log_lines(chunk)]
+    lines.sort(key=lambda line: line["at"])
+    dropped = sum(report.log_dropped for report in wanted if isinstance(report, StepReport))
+    if call.out.as_json:
+        call.out.document({"run_id": given.run, "lines": lines, "dropped": dropped})
+        return Exit.DONE
+    call.out.table(("AT", "LEVEL", "STEP", "ATTEMPT", "MESSAGE"), [_log_row(line) for line in lines])
+    if dropped:
+        call.out.line(f"{dropped} more lines were logged than are kept.")
+    return Exit.DONE
+
+
+def _log_lines(chunk: LogChunk) -> list[dict[str, Any]]:
+    return [{"path": chunk.path, "attempt": chunk.attempt, **line} for line in json.loads(chunk.lines)]
+
+
+def _log_row(line: dict[str, Any]) -> tuple[Any, ...]:
+    fields = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in line["fields"].items()]
+    said = " ".join([line["message"], *fields])
+    return datetime.fromisoformat(line["at"]), line["level"], line["path"], line["attempt"], said
+
+
 COMMANDS = (
     Command("list", "list runs", list_runs, _list_options),
     Command("show", "show one run", show, _show_options),
     Command("history", "show the audit events of one run", history, _history_options),
+    Command("log", "show what the steps of one run logged", log, _log_options),
 )
