@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache, partial
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from django.conf import settings
@@ -21,7 +22,7 @@ from flujo.document import RunDocument
 from flujo.encryption import Keys
 from flujo.errors import BackendBusy, BackendError, Fenced, OutcomeUnknown
 from flujo.records import AuditEvent, LogChunk, Record, RunHead, StepReport
-from flujo.state.base import StateBackend, check_run_id, compare_and_import
+from flujo.state.base import Check, StateBackend, check_run_id, compare_and_import
 from flujo.state.ready import ready_runs
 from flujo.state.rotation import Rotation, Table, missing_keys, rotate, tables_of
 from flujo.state.sealing import SealingDialect
@@ -36,6 +37,7 @@ from runs.known_head import MustLook, write_on_known
 from runs.shared_writer import close_shared_writers, write_with_others
 from runs.site_models import ScheduleInput
 from runs.step_transaction import StepTransaction, Store
+from runs.store_health import files, health
 
 T = TypeVar("T")
 _WORKERS = 4
@@ -227,6 +229,12 @@ class DjangoBackend(StateBackend):
     async def missing_keys(self) -> dict[str, int]:
         dialect = self._dialect()
         return await self._in_transaction(partial(missing_keys, dialect=dialect, tables=self._tables(dialect)))
+
+    async def health(self) -> list[Check]:
+        return await self._in_thread(lambda: list(health(self.using)))
+
+    def files(self) -> list[Path]:
+        return files(self.using)
 
     def _tables(self, dialect: Dialect) -> list[Table]:
         """The tables with values: those of runs, and the schedules."""

@@ -16,19 +16,13 @@ from flujo.state.payloads import BEGINNING, JSON, key_of
 from runs.encryption import SealedRow, site_keys
 from runs.live.same_origin import SameOrigin
 from runs.models import RunInput, Schedule
+from runs.store_health import durability, unguarded
 
-SQLITE_PRAGMAS = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "trusted_schema": 0}
-POSTGRES_SETTINGS = {"synchronous_commit": "on", "fsync": "on", "full_page_writes": "on"}
-GUARDS = {
-    "sqlite": "SELECT name FROM sqlite_master WHERE type = 'trigger'",
-    "postgresql": "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgenabled <> 'D'",
-}
 AT_EACH_END = 1_000
 _VALUES: dict[Any, tuple[str, ...]] = {
     **{model: JSON[model.sealed_as] for model in SealedRow.__subclasses__() if model.sealed_as in JSON},
     Schedule: ("input",),
 }
-GUARDED_TABLES = ("flujo_runs_auditevent", "flujo_runs_siteevent", "flujo_runs_run")
 
 
 def check_store(**_: Any) -> list[CheckMessage]:
@@ -44,9 +38,7 @@ def check_store(**_: Any) -> list[CheckMessage]:
 
 
 def _durability() -> Iterator[CheckMessage]:
-    wanted, ask = (SQLITE_PRAGMAS, "PRAGMA {}") if connection.vendor == "sqlite" else (POSTGRES_SETTINGS, "SHOW {}")
-    for name, value in wanted.items():
-        found = _ask(ask.format(name))[0]
+    for name, found, value in durability(connection):
         if found != value:
             hint = f"Set it to {value}, or commits that were acknowledged can be lost."
             yield checks.Warning(f"The database runs with {name} = {found}.", hint=hint, id="flujo.W032")
@@ -57,12 +49,10 @@ def _durability() -> Iterator[CheckMessage]:
 
 
 def _guards() -> Iterator[CheckMessage]:
-    triggers = _ask(GUARDS[connection.vendor])
-    for table in GUARDED_TABLES:
-        if not any(name.startswith(f"{table}_no_") for name in triggers):
-            yield checks.Warning(
-                f"Nothing in the database protects {table}.", hint="Run manage.py migrate.", id="flujo.W034"
-            )
+    for table in unguarded(connection):
+        yield checks.Warning(
+            f"Nothing in the database protects {table}.", hint="Run manage.py migrate.", id="flujo.W034"
+        )
 
 
 def _keys() -> Iterator[CheckMessage]:
@@ -78,13 +68,6 @@ def _keys() -> Iterator[CheckMessage]:
         hint = "Put it back into the file that FLUJO_ENCRYPTION_KEYS_FILE names: nobody can read these values."
         message = f"Stored values are sealed with the key {key_id}, which this site does not have."
         yield checks.Error(message, hint=hint, id="flujo.E037")
-
-
-def _ask(question: str) -> list[Any]:
-    """The first column of the answer."""
-    with connection.cursor() as cursor:
-        cursor.execute(question)
-        return [row[0] for row in cursor.fetchall()]
 
 
 def check_sockets(**_: Any) -> Iterator[CheckMessage]:

@@ -9,6 +9,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,10 +20,22 @@ from flujo.records import AuditEvent, LogChunk, RunHead, StepReport, Tombstone
 from flujo.state.workflow_state import document_of, state_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from flujo.state.rotation import Rotation
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _LOCK_POLL_SECONDS = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at in a store; `advice` says what to do when it is not `ok`."""
+
+    name: str
+    ok: bool
+    found: str
+    advice: str = ""
 
 
 class WorkFailed(Exception):
@@ -147,6 +160,14 @@ class StateBackend(ABC):
     async def missing_keys(self) -> dict[str, int]:
         """How many stored values are sealed with keys that this backend was not given, by the ids of the keys."""
         return {}
+
+    async def health(self) -> list[Check]:
+        """What a look at the store from outside tells."""
+        return []
+
+    def files(self) -> list[Path]:
+        """The files and folders that nobody but the store's own user should be able to read."""
+        return []
 
     async def run_ids(self) -> list[str]:
         """The ids of all runs that the store knows of, deleted ones included."""

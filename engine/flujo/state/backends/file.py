@@ -33,7 +33,7 @@ from flujo.state.artefacts import (
 )
 from flujo.state.backends.file_artefacts import FileArtefacts
 from flujo.state.backends.file_places import Places
-from flujo.state.base import StateBackend, check_run_id, compare_and_import
+from flujo.state.base import Check, StateBackend, check_run_id, compare_and_import
 from flujo.state.folders import make_folder, sync_folder
 from flujo.state.ready import first_ready
 from flujo.state.rotation import Rotation
@@ -339,6 +339,14 @@ class FileBackend(StateBackend):
             return texts[digest]
 
         return with_payloads(row, value)
+
+    async def health(self) -> list[Check]:
+        unused = self.unused_artefacts(delete=False)
+        advice = "a crash left them behind: python -m flujo prune deletes them, too"
+        return [Check("artefacts", not unused, f"{len(unused)} that no run refers to", advice)]
+
+    def files(self) -> list[Path]:
+        return [self.folder, *sorted(self.folder.glob("*.jsonl"))]
 
     def unused_artefacts(self, *, delete: bool) -> list[str]:
         """The digests of artefacts that a crash left behind: stored for a line that was then not written, or gone."""

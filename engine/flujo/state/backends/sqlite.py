@@ -21,10 +21,10 @@ from flujo.errors import BackendError
 from flujo.records import AuditEvent, LogChunk, RunHead, StepReport, Tombstone
 from flujo.state.artefacts import ARTEFACT_BYTES, checked_threshold
 from flujo.state.backends.sqlite_errors import translated, when_free
-from flujo.state.backends.sqlite_health import Found, health
+from flujo.state.backends.sqlite_health import health
 from flujo.state.backends.sqlite_schema import TABLES, check_owner, create_tables
 from flujo.state.backends.sqlite_writer import Writer
-from flujo.state.base import StateBackend, check_run_id, compare_and_import
+from flujo.state.base import Check, StateBackend, check_run_id, compare_and_import
 from flujo.state.folders import make_folder
 from flujo.state.ready import ready_runs
 from flujo.state.rotation import Rotation, missing_keys, rotate, tables_of
@@ -215,10 +215,12 @@ class SQLiteBackend(StateBackend):
             with closing(sqlite3.connect(uri, uri=True, timeout=self._busy_seconds)) as connection:
                 check_owner(connection)
 
-    def health(self) -> Iterator[Found]:
-        """What a look at the file tells: each check, whether it is well, what was found and what to do."""
+    async def health(self) -> list[Check]:
         with translated(self.path):
-            yield from health(self.path, self._synchronous)
+            return list(health(self.path, self._synchronous))
+
+    def files(self) -> list[Path]:
+        return [path for end in ("", "-wal", "-shm") if (path := Path(f"{self.path}{end}")).exists()]
 
     async def close(self) -> None:
         await self._writer.close()

@@ -10,30 +10,29 @@ from pathlib import Path
 from flujo.codec import RECORDS
 from flujo.records import Artefact, ArtefactUse, AuditEvent, RunHead, Tombstone
 from flujo.state.backends.sqlite_schema import SCHEMA_VERSION, TABLES
+from flujo.state.base import Check
 
-Found = tuple[str, bool, str, str]
 
-
-def health(path: Path, synchronous: str) -> Iterator[Found]:
-    """The name of each check, whether it is well, what was found, and what to do if it is not."""
+def health(path: Path, synchronous: str) -> Iterator[Check]:
+    """Each check of the file at `path`."""
     uri = f"{path.absolute().as_uri()}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True)) as connection:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        yield (
+        yield Check(
             "schema",
             version == SCHEMA_VERSION,
             f"version {version} of {SCHEMA_VERSION}",
             "open the store once to renew it",
         )
         said = [row[0] for row in connection.execute("PRAGMA integrity_check(5)")]
-        yield "integrity", said == ["ok"], "; ".join(said), "the file is damaged: restore it from a backup"
+        yield Check("integrity", said == ["ok"], "; ".join(said), "the file is damaged: restore it from a backup")
         mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
-        yield "journal", mode == "wal", mode, "another program changed it: open the store once to set it back"
+        yield Check("journal", mode == "wal", mode, "another program changed it: open the store once to set it back")
         sure = synchronous == "FULL"
         advice = "a power cut may take the last commits: open the store with synchronous='FULL'"
-        yield "synchronous", sure, f"{synchronous}, as this backend opens it", advice
+        yield Check("synchronous", sure, f"{synchronous}, as this backend opens it", advice)
         orphans = sum(_orphans(connection))
-        yield (
+        yield Check(
             "orphans",
             not orphans,
             f"{orphans} rows without their run",
