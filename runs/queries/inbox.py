@@ -56,6 +56,7 @@ class InboxRow:
 
     task_id: int
     subject: str
+    title: str
     message: str
     pipeline: str
     requester: str
@@ -234,6 +235,7 @@ def _row(task: RankedTask, user: User, decision: Decision | None, votes: int, *,
     return InboxRow(
         task_id=task.pk,
         subject=run.subject,
+        title=run.title,
         message=task.message,
         pipeline=run.pipeline,
         requester=run.requester,

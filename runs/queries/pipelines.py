@@ -57,6 +57,10 @@ class PipelineCard:
     counts: list[Count]
     may_start: bool
 
+    @property
+    def has_runs(self) -> bool:
+        return any(count.some for count in self.counts)
+
 
 @dataclass(frozen=True, slots=True)
 class StepLine:

@@ -9,7 +9,7 @@ from flujo.status import ACTIVE, RunStatus, TaskStatus, WaitStatus
 
 from runs import access
 from runs.models import HumanTask, Run, RunWait
-from runs.queries.run_header import RunHeader, header, is_parked, no_cancel, no_rerun, no_unpark, not_granted
+from runs.queries.run_header import RunHeader, header, is_parked, no_cancel, no_code, no_rerun, not_granted
 from runs.queries.run_list import is_stalled
 
 
@@ -73,7 +73,7 @@ def rerunning(user: access.User, run: Run) -> ActionPage:
 def unparking(user: access.User, run: Run) -> ActionPage:
     """What un-parking `run` does."""
     if is_parked(run):
-        why_not = not_granted(user, "retry", run) or no_unpark(run)
+        why_not = not_granted(user, "retry", run) or no_code(run)
     else:
         why_not = f"The run is {run.status}: only a parked run can be un-parked."
     said = [

@@ -20,7 +20,7 @@ from runs.display import run_badge
 from runs.encryption import Sealed
 from runs.models import Attempt, AuditEvent, Checkpoint, HumanTask, Run, RunInput
 from runs.queries.payload import ABSENT, HIDDEN_ERROR, Payload, payload
-from runs.queries.run_header import RunHeader, header
+from runs.queries.run_header import MAX_DEPTH, RunHeader, header
 from runs.queries.run_list import candidates
 from runs.queries.run_steps import Failure, Steps, steps
 from runs.queries.waits import WaitLine, open_waits
@@ -115,6 +115,7 @@ class RunPage:
     result: Payload
     made: list[Descendant]
     children: list[Run]
+    below: Run | None
 
 
 def page(user: access.User, run: Run) -> RunPage:
@@ -131,6 +132,7 @@ def page(user: access.User, run: Run) -> RunPage:
         result=_result(run, shown=head.shows_values),
         made=_made(user, run),
         children=children,
+        below=_below(user, run),
     )
 
 
@@ -138,6 +140,18 @@ def _children(user: access.User, run: Run, failed: Failure | None) -> list[Run]:
     """The children that `user` may see: the one that made the run fail, those that are active, then the oldest."""
     first = Case(When(pk=failed.child if failed else "", then=0), When(status__in=ACTIVE, then=1), default=2)
     return list(access.visible_to(user).filter(parent_run_id=run.pk).order_by(first, "created_at")[:MAX_MADE])
+
+
+def _below(user: access.User, run: Run) -> Run | None:
+    """What this run waits for in the end, where that is not its child but one below that, and `user` sees them."""
+    found: list[Run] = []
+    while len(found) < MAX_DEPTH:
+        names = [wait.name for wait in open_waits([run.pk]).get(run.pk, [])] if run.wait == Wait.CHILD else []
+        child = access.visible_to(user).filter(pk=names[0]).first() if len(names) == 1 else None
+        if child is None:
+            break
+        found.append(run := child)
+    return found[-1] if len(found) > 1 else None
 
 
 def _made(user: access.User, run: Run) -> list[Descendant]:

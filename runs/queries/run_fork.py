@@ -18,7 +18,7 @@ from flujo.status import ACTIVE, turn_of
 from runs import access
 from runs.encryption import Sealed
 from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run, RunInput
-from runs.queries.run_header import RunHeader, header, no_fork, not_granted
+from runs.queries.run_header import RunHeader, header, no_code, not_granted
 from runs.registry import registry
 from runs.secrets import secrets_of
 
@@ -51,7 +51,7 @@ class ForkPage:
 
 def page(user: access.User, run: Run, step: str) -> ForkPage:
     """The page of `run` for `user`, with `step` chosen. Of what the run's steps gave, nothing is read."""
-    head, why_not = header(user, run), not_granted(user, "fork", run) or no_fork(run)
+    head, why_not = header(user, run), not_granted(user, "fork", run) or no_code(run)
     start = RunInput.objects.filter(run=run).values_list("context", flat=True).first()
     if not head.known or start is None or isinstance(start, Sealed):
         return ForkPage(head, [], "", why_not or str(start or ""))

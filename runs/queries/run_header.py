@@ -17,6 +17,7 @@ from runs.queries.step_reports import newest_report
 from runs.registry import registry
 from runs.words import joined
 
+MAX_DEPTH = 5
 CANCELLING = "Cancelling is under way: the run stops at its next safe point."
 
 
@@ -53,11 +54,17 @@ class RunHeader:
     actions: list[Action]
     shows_values: bool
     known: bool
+    ancestors: list[Run]
 
     @property
     def subject(self) -> str:
         """What pages call the run."""
         return self.run.subject
+
+    @property
+    def obstacles(self) -> list[str]:
+        """What is in the way of actions that the reader is granted, each once."""
+        return list(dict.fromkeys(each.why_not for each in self.actions if each.granted and each.why_not))
 
     @property
     def withheld(self) -> str:
@@ -85,7 +92,20 @@ def header(user: access.User, run: Run) -> RunHeader:
         actions=[replace(action, granted=action.verb in granted) for action in _actions(run)],
         shows_values="view_context" in granted,
         known=_known(run),
+        ancestors=_ancestors(user, run),
     )
+
+
+def _ancestors(user: access.User, run: Run) -> list[Run]:
+    """The runs that wait for this one, one above the other, as far as `user` sees them; the uppermost first."""
+    found: list[Run] = []
+    while run.parent_run_id and len(found) < MAX_DEPTH:
+        parent = access.visible_to(user).filter(pk=run.parent_run_id).first()
+        if parent is None:
+            break
+        found.insert(0, parent)
+        run = parent
+    return found
 
 
 def rev(run: Run) -> str:
@@ -99,9 +119,9 @@ def _actions(run: Run) -> list[Action]:
     if run.status == RunStatus.FAILED:
         actions.append(Action("Retry", "arrow-path", "runs:run_retry", "retry"))
     if is_parked(run):
-        actions.append(Action("Un-park", "play-circle", "runs:run_unpark", "retry", no_unpark(run)))
+        actions.append(Action("Un-park", "play-circle", "runs:run_unpark", "retry", no_code(run)))
     actions.append(Action("Rerun", "arrow-uturn-left", "runs:run_rerun", "start", no_rerun(run), quiet=True))
-    actions.append(Action("Fork", "share", "runs:run_fork", "fork", no_fork(run), quiet=True))
+    actions.append(Action("Fork", "share", "runs:run_fork", "fork", no_code(run), quiet=True))
     if run.status in ACTIVE:
         actions.append(Action("Cancel run", "x-mark", "runs:run_cancel", "cancel", no_cancel(run), danger=True))
     return actions
@@ -110,13 +130,6 @@ def _actions(run: Run) -> list[Action]:
 def no_rerun(run: Run) -> str:
     """What is in the way of a rerun."""
     return "" if registry.versions(run.pipeline) else f"No version of {run.pipeline} is registered here."
-
-
-def no_fork(run: Run) -> str:
-    """What is in the way of a fork."""
-    if _known(run):
-        return ""
-    return f"Only the code that started a run can fork it, and {run.pipeline} {run.version} is not here as it was."
 
 
 def no_cancel(run: Run) -> str:
@@ -129,11 +142,12 @@ def is_parked(run: Run) -> bool:
     return run.status == RunStatus.PAUSED and run.wait == Wait.OPERATOR
 
 
-def no_unpark(run: Run) -> str:
-    """What is in the way of un-parking a parked run."""
+def no_code(run: Run) -> str:
+    """What is in the way of a fork, and of un-parking a parked run."""
     if _known(run):
         return ""
-    return f"To un-park it, first deploy {run.pipeline} {run.version} with the fingerprint {run.fingerprint[:12]}."
+    code = f"{run.pipeline} {run.version} with the fingerprint {run.fingerprint[:12]}"
+    return f"Only the code that started it can go on with it or fork it: deploy {code}."
 
 
 def not_granted(user: access.User, verb: str, run: Run) -> str:

@@ -82,7 +82,7 @@ def test_history_lists_the_events_of_a_run_that_was_deleted_too(place: Place) ->
     assert place.call("show", "a")[0] == 2
 
 
-@pytest.mark.parametrize("command", ["show", "history"])
+@pytest.mark.parametrize("command", ["show", "history", "log"])
 def test_a_run_that_is_not_there_is_said_in_one_sentence(place: Place, command: str) -> None:
     place.start("a")
     code, out, err = place.call(command, "nobody")
@@ -112,6 +112,7 @@ NEEDED = {
     "migrate": ["a", "--version", "2.0.0"],
     "resume": ["a", "--approve"],
     "signal": ["a", "paid"],
+    "fork": ["a", "--from-step", "ship"],
     "move": ["a", "--to", "other.db"],
     "export": ["--all"],
     "prune": ["--older-than", "1d", "--dry-run"],

@@ -16,6 +16,7 @@ from runs.services.origin import Origin
 from runs.sweeper import Sweeper
 from tests.runs import factories
 from tests.runs.conftest import SignIn
+from tests.runs.reading import words_of
 from tests.runs.test_worker import Start, eventually, queue, registry, starter, status, working
 
 __all__ = ["queue", "registry", "starter"]  # fixtures
@@ -105,3 +106,18 @@ def test_parent_of_a_failed_child_says_so_at_its_step_and_leads_to_the_child(vie
     hidden = sign_in(factories.user("only", can=["view"], on="orders")).get("/runs/parent-3/").content.decode()
     assert "run-error-child" not in hidden
     assert 'href="/runs/parent-3/steps/go/"' in hidden
+
+
+def test_nested_runs_lead_down_to_what_is_waited_for_and_up_to_where_it_began(viewer: User, sign_in: SignIn) -> None:
+    above = factories.run("one", pipeline="group", status=RunStatus.PAUSED, wait=Wait.CHILD)
+    factories.run_wait(above, "go", kind=Wait.CHILD, name="two")
+    middle = factories.run("two", pipeline="region", status=RunStatus.PAUSED, wait=Wait.CHILD, parent_run_id="one")
+    factories.run_wait(middle, "go", kind=Wait.CHILD, name="three")
+    factories.paused_run("three", pipeline="shop", parent_run_id="two", parent_path="go")
+    client = sign_in(viewer)
+    page = words_of(client, "/runs/one/")
+    assert "It comes down to shop three Needs a person" in page
+    assert "It comes down to" not in words_of(client, "/runs/two/"), "its child stands there already"
+    assert "Runs group one region two shop" in words_of(client, "/runs/three/")
+    some = sign_in(factories.user("some", can=["view"], on="region"))
+    assert "comes down" not in words_of(some, "/runs/two/")

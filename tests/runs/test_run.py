@@ -252,6 +252,12 @@ def test_one_sentence_says_what_a_reader_may_do_and_who_decides_about_the_rest(c
     assert "administrator" not in words_of(client, "/runs/r2/")
 
 
+def test_what_is_in_the_way_of_two_actions_is_said_once(client: Client, viewer: User) -> None:
+    factories.run("r1", status="paused", wait="operator", outcome="needs_attention")
+    factories.grant(viewer, "retry", "fork")
+    assert words_of(client, "/runs/r1/").count("Only the code that started it can go on with it or fork it") == 1
+
+
 def test_what_is_in_the_way_of_an_action_is_said_only_to_who_may_do_it(client: Client, viewer: User) -> None:
     factories.failed_run("r1", pipeline="unknown")
     assert "No version of unknown is registered here." not in words_of(client, "/runs/r1/")

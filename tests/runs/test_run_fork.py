@@ -183,7 +183,9 @@ def test_fork_with_a_mistake_keeps_what_was_typed(client: Client, typed: dict[st
 
 def test_fork_of_a_run_whose_code_is_not_here_is_refused(client: Client) -> None:
     factories.failed_run("old", pipeline="shop-offer", version="0.1.0")
-    assert "is not here as it was" in client.get("/runs/old/fork/").content.decode()
+    assert (
+        "Only the code that started it can go on with it or fork it" in client.get("/runs/old/fork/").content.decode()
+    )
     assert client.post("/runs/old/fork/?step=check", ASKED).status_code == 409
     assert SiteEvent.objects.get(kind="action.refused").run_id == "old"
 

@@ -73,7 +73,9 @@ def test_parked_run_says_why_and_what_can_be_done(client: Client, known: Callabl
     page = client.get("/runs/r1/").content.decode()
     assert "Its steps changed." in page
     assert "Nothing is lost meanwhile" in page
-    assert "To un-park it, first deploy orders 1.0.0 with the fingerprint" in page
+    assert (
+        "Only the code that started it can go on with it or fork it: deploy orders 1.0.0 with the fingerprint" in page
+    )
 
 
 def test_unpark_queues_the_run_once_its_code_is_there(client: Client, known: Callable[..., None]) -> None:

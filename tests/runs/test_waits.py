@@ -103,6 +103,18 @@ def test_run_that_waits_for_a_person_and_a_signal_says_both(client: Client) -> N
     assert re.search(r"B ben and 1 more", words_of(client, "/runs/"))
 
 
+def test_run_that_waits_for_a_retry_says_what_failed_to_who_may_see_it(client: Client, sign_in: SignIn) -> None:
+    run = factories.run("r1", status=RunStatus.PAUSED, wait=Wait.RETRY, steps=["price", "post"])
+    factories.attempt(run, "price", 1, outcome="failed")
+    factories.run_wait(
+        run, "price", kind=Wait.RETRY, due_at=timezone.now() + timedelta(hours=1), attempt=2, max_attempts=4
+    )
+    assert words_of(client, "/runs/r1/").count("ValueError: The total is wrong.") == 2
+    blind = words_of(sign_in(factories.user("blind", can=["view"])), "/runs/r1/")
+    assert "The total" not in blind
+    assert blind.count("ValueError") == 2
+
+
 def test_run_that_waits_for_many_children_names_a_few_and_counts_the_others(client: Client) -> None:
     run = factories.run("r1", status=RunStatus.PAUSED, wait=Wait.CHILD, steps=["each", "post"])
     for item in range(12):
