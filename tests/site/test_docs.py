@@ -131,3 +131,10 @@ def test_the_addresses_without_sign_in_are_exactly_the_documented_ones(client: C
             if not (answer.status_code == 302 and ("/sign-in/?next=" in location or "/admin/login/?next=" in location)):
                 open_to_all.add(address)
     assert open_to_all == documented - {"/static/"}
+
+
+def test_decisions_are_numbered_in_a_row() -> None:
+    decisions = sorted((ROOT / "docs" / "adr").glob("*.md"))
+    assert [int(path.name[:4]) for path in decisions] == list(range(1, len(decisions) + 1))
+    for number, path in enumerate(decisions, 1):
+        assert path.read_text().startswith(f"# {number}. ")
