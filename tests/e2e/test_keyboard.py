@@ -64,6 +64,20 @@ def test_requests_are_decided_one_after_the_other_without_a_mouse(site: Site, pe
     expect(page.locator("#request-refused")).to_be_focused()
 
 
+def test_who_has_voted_can_still_reject_without_a_mouse(site: Site, person: People) -> None:
+    [run_id] = site.start_runs("pair")
+    page = person(site, "operator").goto(f"/inbox/{site.open_task(run_id)}/")
+    page.keyboard.press("a")
+    page.keyboard.press("Enter")
+    expect(page.locator(".decision__bar")).to_contain_text("You approved this")
+    page.get_by_label("Reason").fill("on second thought")
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_role("button", name="Reject and")).to_be_focused()
+    assert site.status(run_id) == "paused"
+    page.keyboard.press("Enter")
+    site.await_status(run_id, "cancelled")
+
+
 def test_decision_bar_covers_nothing_that_has_the_focus_on_a_phone(site: Site, person: People) -> None:
     [run_id] = waiting(site, 1)
     page = person(site, "approver", viewport={"width": 360, "height": 640}).goto(f"/inbox/{site.open_task(run_id)}/")

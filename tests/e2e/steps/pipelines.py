@@ -129,3 +129,6 @@ hurry = Step.human_in_the_loop(
     "hurry", message_for_user="Quick?", input_schema=bool, deadline=timedelta(seconds=8), on_deadline="reject"
 )
 registry.register(hurry, name="hurry", version="1.0.0")
+
+pair = Step.human_in_the_loop("pair", message_for_user="Do two agree?", input_schema=bool, quorum=2)
+registry.register(pair, name="pair", version="1.0.0")
