@@ -1,6 +1,7 @@
 """Bank statements: the file that the bank delivers each day, and which posted invoices it pays."""
 
 import csv
+from collections import Counter
 from datetime import date
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -48,7 +49,7 @@ def read(day: date) -> Statement:
     """The statement of a day, from the data folder. Raises `NotDelivered` and `BrokenStatement`."""
     name = f"{FOLDER}/{day:%Y-%m-%d}.csv"
     try:
-        text = (Path(settings.FLUJO_DATA_DIR) / name).read_text()
+        text = (Path(settings.FLUJO_DATA_DIR) / name).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise NotDelivered(f"The bank has not delivered {name} yet.") from error
     rows = csv.DictReader(text.splitlines())
@@ -56,7 +57,7 @@ def read(day: date) -> Statement:
         raise BrokenStatement(f"{name} begins with {rows.fieldnames}, not with {', '.join(COLUMNS)}.")
     try:
         payments = [Payment(reference=row["reference"], amount=Decimal(row["amount"])) for row in rows]
-    except (InvalidOperation, TypeError) as error:
+    except (InvalidOperation, TypeError, ValueError) as error:
         raise BrokenStatement(f"{name} has a line that is not a reference and an amount.") from error
     return Statement(file=name, payments=payments)
 
@@ -64,10 +65,13 @@ def read(day: date) -> Statement:
 def match(statement: Statement) -> Matched:
     """Which payments are for posted invoices, each by its number and its amount."""
     numbers = [payment.reference for payment in statement.payments]
-    posted = set(LedgerEntry.objects.filter(invoice_number__in=numbers).values_list("invoice_number", "total"))
-    paid = [payment for payment in statement.payments if (payment.reference, payment.amount) in posted]
-    return Matched(
-        paid_count=len(paid),
-        paid_total=sum((payment.amount for payment in paid), Decimal()),
-        unknown=[payment.reference for payment in statement.payments if payment not in paid],
-    )
+    entries = LedgerEntry.objects.filter(invoice_number__in=numbers).values_list("invoice_number", "total")
+    unpaid, paid, unknown = Counter(entries), list[Decimal](), list[str]()
+    for payment in statement.payments:
+        entry = payment.reference, payment.amount
+        if unpaid[entry]:  # an invoice is paid once
+            unpaid[entry] -= 1
+            paid.append(payment.amount)
+        else:
+            unknown.append(payment.reference)
+    return Matched(paid_count=len(paid), paid_total=sum(paid, Decimal()), unknown=unknown)

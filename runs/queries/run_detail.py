@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import flujo
-from django.db.models import Case, When
+from django.db.models import Case, Count, Min, When
 from flujo.lease import parse_holder
 from flujo.status import ACTIVE, EventKind, Outcome, RunStatus, TaskStatus, Wait
 
@@ -21,12 +20,12 @@ from runs.encryption import Sealed
 from runs.models import Attempt, AuditEvent, Checkpoint, HumanTask, Run, RunInput
 from runs.queries.payload import ABSENT, HIDDEN_ERROR, Payload, payload
 from runs.queries.run_header import MAX_DEPTH, RunHeader, header
-from runs.queries.run_list import candidates
 from runs.queries.run_steps import Failure, Steps, steps
 from runs.queries.waits import WaitLine, open_waits
 from runs.secrets import secrets_of
 
 MAX_QUESTIONS = 10
+SORTED = 200
 DIGITS = re.compile(r"(\d+)")
 """What cuts a path into words and numbers in turn, so that item 10 comes behind item 9."""
 MAX_MADE = 10
@@ -38,7 +37,7 @@ _WHY_REJECTED = [EventKind.DECISION_RECORDED]  # the last one: a rejection is th
 class Asked:
     """Whom some of the open human tasks ask, and how many do; nobody named is anyone who may decide."""
 
-    names: tuple[str, ...]
+    names: list[str]
     count: int
 
 
@@ -145,9 +144,10 @@ def _children(user: access.User, run: Run, failed: Failure | None) -> list[Run]:
 def _below(user: access.User, run: Run) -> Run | None:
     """What this run waits for in the end, where that is not its child but one below that, and `user` sees them."""
     found: list[Run] = []
+    visible = access.visible_to(user) if run.wait == Wait.CHILD else Run.objects.none()
     while len(found) < MAX_DEPTH:
         names = [wait.name for wait in open_waits([run.pk]).get(run.pk, [])] if run.wait == Wait.CHILD else []
-        child = access.visible_to(user).filter(pk=names[0]).first() if len(names) == 1 else None
+        child = visible.filter(pk=names[0]).first() if len(names) == 1 else None
         if child is None:
             break
         found.append(run := child)
@@ -190,15 +190,17 @@ def _resume(user: access.User, run: Run, shape: list[dict[str, Any]], *, stalled
 
 
 def _questions(run: Run) -> Questions:
-    tasks = list(HumanTask.objects.filter(run=run, status=TaskStatus.OPEN).defer("evidence", "schema", "message"))
+    asking = HumanTask.objects.filter(run=run, status=TaskStatus.OPEN)
+    groups = asking.order_by().values_list("candidates").annotate(Count("pk"), Min("raised_at"), Min("due_at"))
+    found = sorted(groups, key=lambda group: -group[1])
+    tasks = list(asking.defer("evidence", "schema", "message")[:SORTED]) if found else []
     tasks.sort(key=lambda task: [int(part) if part.isdecimal() else part for part in DIGITS.split(task.path)])
-    asked = Counter(tuple(candidates(task)) for task in tasks)
     return Questions(
         tasks=tasks[:MAX_QUESTIONS],
-        count=len(tasks),
-        asked=[Asked(names, count) for names, count in asked.most_common()],
-        since=min((task.raised_at for task in tasks), default=None),
-        due_at=min((task.due_at for task in tasks if task.due_at), default=None),
+        count=sum(count for _, count, _, _ in found),
+        asked=[Asked(json.loads(names) if names else [], count) for names, count, _, _ in found],
+        since=min((since for _, _, since, _ in found), default=None),
+        due_at=min((due_at for _, _, _, due_at in found if due_at), default=None),
     )
 
 

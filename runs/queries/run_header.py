@@ -18,6 +18,7 @@ from runs.registry import registry
 from runs.words import joined
 
 MAX_DEPTH = 5
+FOLLOWED = 50
 CANCELLING = "Cancelling is under way: the run stops at its next safe point."
 
 
@@ -84,7 +85,7 @@ def header(user: access.User, run: Run) -> RunHeader:
     return RunHeader(
         run=run,
         now=now,
-        rev=rev(run),
+        rev=rev(user, run),
         word=state_word(run, now),
         stalled=stalled,
         seconds=(end - run.started_at).total_seconds() if run.started_at else None,
@@ -99,8 +100,9 @@ def header(user: access.User, run: Run) -> RunHeader:
 def _ancestors(user: access.User, run: Run) -> list[Run]:
     """The runs that wait for this one, one above the other, as far as `user` sees them; the uppermost first."""
     found: list[Run] = []
+    visible = access.visible_to(user) if run.parent_run_id else Run.objects.none()
     while run.parent_run_id and len(found) < MAX_DEPTH:
-        parent = access.visible_to(user).filter(pk=run.parent_run_id).first()
+        parent = visible.filter(pk=run.parent_run_id).first()
         if parent is None:
             break
         found.insert(0, parent)
@@ -108,9 +110,23 @@ def _ancestors(user: access.User, run: Run) -> list[Run]:
     return found
 
 
-def rev(run: Run) -> str:
-    """A word that changes whenever what the run's page shows changes, lengths of time aside."""
-    return f"{run.seq}{newest_report(run)}{'s' if is_stalled(run, timezone.now()) else ''}"
+def rev(user: access.User, run: Run) -> str:
+    """A word that changes whenever what the run's page shows to `user` changes, lengths of time aside."""
+    stalled = "s" if is_stalled(run, timezone.now()) else ""
+    return f"{run.seq}{newest_report(run)}{stalled}{_moves_below(user, run)}"
+
+
+def _moves_below(user: access.User, run: Run) -> str:
+    """How far the runs have come that this one waits for, and those that these wait for; "" where it waits for none."""
+    if run.wait != Wait.CHILD:
+        return ""
+    visible, above, seqs = access.visible_to(user).filter(status__in=ACTIVE), [run.pk], 0
+    for _ in range(MAX_DEPTH):
+        below = list(visible.filter(parent_run_id__in=above).values_list("pk", "seq")[:FOLLOWED])
+        above, seqs = [pk for pk, _ in below], seqs + sum(seq for _, seq in below)
+        if not above:
+            break
+    return f"-{seqs}"
 
 
 def _actions(run: Run) -> list[Action]:

@@ -139,7 +139,7 @@ def output_of(run: Run, path: str) -> str | None:
 def input_of(run: Run) -> str | None:
     """What the run was started on as JSON, without what is secret, or that it is `Sealed`."""
     text = RunInput.objects.filter(run=run).values_list("input", flat=True).first()
-    return None if text is None else shown_text(text, secrets_of(run))
+    return None if text is None else shown_text(text, secrets_of(run), "")
 
 
 def log_of(run: Run, path: str, *, attempt: int, after: int, shown: bool) -> Log | None:

@@ -49,7 +49,7 @@ def detail(request: HttpRequest, run: Run) -> HttpResponse:
 @cache_control(no_store=True)
 @with_run
 def fragment(request: HttpRequest, run: Run) -> HttpResponse:
-    if run_header.rev(run) == request.GET.get("rev"):
+    if run_header.rev(request.user, run) == request.GET.get("rev"):
         return HttpResponse(status=NOT_CHANGED)
     page = run_detail.page(request.user, run)
     return render(request, "run/_fragment.html", {"page": page, "header": page.header})

@@ -39,7 +39,16 @@ def test_statement_that_is_not_there_yet_is_named() -> None:
         statements.read(DAY)
 
 
-@pytest.mark.parametrize("text", ["", "number,total\n1,2\n", "reference,amount\nA-1\n", "reference,amount\nA-1,much\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "number,total\n1,2\n",
+        "reference,amount\nA-1\n",
+        "reference,amount\nA-1,much\n",
+        "reference,amount\nA-1,NaN\n",
+    ],
+)
 def test_file_that_is_no_statement_is_refused(delivery: Path, text: str) -> None:
     delivery.write_text(text)
     with pytest.raises(statements.BrokenStatement, match=r"2026-09-30\.csv"):
@@ -48,9 +57,9 @@ def test_file_that_is_no_statement_is_refused(delivery: Path, text: str) -> None
 
 def test_statement_pays_what_is_posted_with_that_number_and_amount(delivery: Path) -> None:
     ledger.post(accepted(), run_id="r1", key="r1/post", invoice_count=2)
-    delivery.write_text("reference,amount\nA-1,119.00\nA-2,118.99\nB-7,10.00\n")
+    delivery.write_text("reference,amount\nA-1,119.00\nA-1,119.00\nA-2,118.99\nB-7,10.00\n")
     matched = statements.match(statements.read(DAY))
-    assert (matched.paid_count, matched.paid_total, matched.unknown) == (1, Decimal("119.00"), ["A-2", "B-7"])
+    assert (matched.paid_count, matched.paid_total, matched.unknown) == (1, Decimal("119.00"), ["A-1", "A-2", "B-7"])
 
 
 @pytest.mark.django_db(transaction=True)

@@ -186,6 +186,9 @@ def test_downloads_of_values_are_found_only_by_who_may_see_them(sign_in: SignIn,
     assert sign_in(factories.user("reader", can=["view", "view_context"])).get(url).status_code == 200
     assert sign_in(factories.user("looker", can=["view"])).get(url).status_code == 404
     assert sign_in(factories.user("other", can=["view", "view_context"], on="other")).get(url).status_code == 404
+    Run.objects.update(secrets=json.dumps({"keys": [], "paths": ["", "approve"]}))
+    if "context" not in url:
+        assert b"ppppp" not in sign_in(factories.user("third", can=["view", "view_context"])).get(url).content
     Run.objects.update(secrets=json.dumps({"keys": ["pages"], "paths": []}))
     assert b"ppppp" not in sign_in(factories.user("again", can=["view", "view_context"])).get(url).content
 

@@ -121,3 +121,17 @@ def test_nested_runs_lead_down_to_what_is_waited_for_and_up_to_where_it_began(vi
     assert "Runs group one region two shop" in words_of(client, "/runs/three/")
     some = sign_in(factories.user("some", can=["view"], on="region"))
     assert "comes down" not in words_of(some, "/runs/two/")
+
+
+def test_page_of_a_waiting_run_is_fetched_anew_when_what_it_comes_down_to_moves(viewer: User, sign_in: SignIn) -> None:
+    for run_id, parent in (("one", ""), ("two", "one"), ("three", "two")):
+        run = factories.run(run_id, status=RunStatus.PAUSED, wait=Wait.CHILD, parent_run_id=parent)
+        factories.run_wait(run, "go", kind=Wait.CHILD, name={"one": "two", "two": "three", "three": "four"}[run_id])
+    client = sign_in(viewer)
+    page = client.get("/runs/one/").content.decode()
+    assert "live:runs from:body" in page
+    found = re.search(r'hx-get="(/_f/runs/one/[^"]+)"', page)
+    assert found
+    assert client.get(found[1]).status_code == 204
+    Run.objects.filter(pk="three").update(seq=9, wait=Wait.HUMAN_TASK)
+    assert "Needs a person" in client.get(found[1]).content.decode()
