@@ -54,8 +54,8 @@ def run() -> Run:
 
 def test_healthy_site_is_found_healthy(run: Run, examined: Examine, capsys: pytest.CaptureFixture[str]) -> None:
     site_audit.record("user.signed_in", actor="ana", run_id="", origin=Origin("ui"))
-    assert {name for name in examined() if not name.startswith("permissions")} == set()
-    assert main(["doctor", "django:"]) in (0, 1)
+    assert examined() == {}
+    assert main(["doctor", "django:"]) == 0
     out = capsys.readouterr().out
     for name in ("migrations", "journal_mode", "synchronous", "guards", "chain of the site", "audit chains"):
         assert f"ok  {name}" in out, name

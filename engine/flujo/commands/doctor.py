@@ -47,7 +47,8 @@ async def _checks(call: Call) -> AsyncIterator[Check]:
 
 def _permissions(path: Path) -> Check:
     mode, wanted = stat.S_IMODE(path.stat().st_mode), "700" if path.is_dir() else "600"
-    open_to_others = bool(mode & 0o077)
+    closed = not path.parent.stat().st_mode & 0o011  # nobody else comes to what is in such a folder
+    open_to_others = bool(mode & 0o077) and not closed
     advice = f"others on this machine may read it: chmod {wanted} {path}"
     return Check(f"permissions of {path.name}", not open_to_others, f"{mode:o}", advice)
 
