@@ -79,6 +79,7 @@ class Worker:
         self._setbacks: dict[str, Setback] = {}
         self._policies_again = 0.0
         self._full_keys: dict[str, float] = {}
+        self._taking: dict[str, str] = {}
         self._thread = Thread(target=self._run, name="flujo-worker", daemon=True)
         self._ready: Future[_Signals] = Future()
 
@@ -135,6 +136,7 @@ class Worker:
         try:
             await self._follow_policies()
             for head in await self._claimable(self._clock.now()):
+                self._taking |= {head.concurrency_key: head.run_id} if head.concurrency_key else {}
                 self._running[head.run_id] = asyncio.create_task(self._execute(head, signals))
         except Exception:  # the seam of the worker: a store that is away for a while must not end it
             logger.exception("The worker could not look for ready runs; it tries again.")
@@ -150,17 +152,26 @@ class Worker:
             logger.warning("Run %s needs attention: %s", run_id, why)
 
     async def _claimable(self, now: datetime) -> list[RunHead]:
-        """As many runs as there are free slots, however many that cannot be executed stand before them."""
+        """As many runs as there are free slots, however many that cannot be executed stand before them.
+
+        Of the runs of one concurrency key only the first is taken at a time: of several that are tried at once chance
+        would decide which gets the place.
+        """
+        found: dict[str, RunHead] = {}
         free, limit = self._concurrency - len(self._running), self._concurrency * 4
-        while free > 0:
-            heads = await self._backend.ready(
-                now, limit, fingerprints=self._fingerprints(), full_keys=list(self._full_keys)
-            )
-            found = [head for head in heads if self._can(head)][:free]
-            if len(found) == free or len(heads) < limit:
-                return found
-            limit *= 4
-        return []
+        keys = {*self._full_keys, *self._taking}
+        while len(found) < free:
+            heads = await self._backend.ready(now, limit, fingerprints=self._fingerprints(), full_keys=list(keys))
+            known = len(keys)
+            for head in heads:
+                key = head.concurrency_key
+                if len(found) < free and head.run_id not in found and not (key and key in keys) and self._can(head):
+                    found[head.run_id] = head
+                    keys |= {key} if key else set()
+            if len(heads) < limit:
+                break
+            limit *= 4 if len(keys) == known else 1
+        return list(found.values())
 
     def _fingerprints(self) -> set[str]:
         registry = self._registry
@@ -190,6 +201,12 @@ class Worker:
         return ""
 
     async def _execute(self, head: RunHead, signals: _Signals) -> None:
+        def taken() -> None:
+            """The next run of the same key may be tried now."""
+            if self._taking.get(head.concurrency_key) == head.run_id:
+                del self._taking[head.concurrency_key]
+                signals.wake.set()
+
         try:
             await Flujo(
                 registry=self._registry,
@@ -197,7 +214,7 @@ class Worker:
                 pipeline_version=head.version,
                 state_backend=self._backend,
                 clock=self._clock,
-            ).continue_async(head.run_id, drain=signals.drain)
+            ).continue_async(head.run_id, drain=signals.drain, taken=taken)
             self._setbacks.pop(head.run_id, None)
             await self._offer_place(head.concurrency_key)
         except AtMaxConcurrency:
@@ -211,6 +228,7 @@ class Worker:
             self._set_back(head.run_id, f"{type(error).__name__}: {error}", unexpected=error)
         finally:
             del self._running[head.run_id]
+            taken()
             signals.wake.set()
 
     async def _offer_place(self, concurrency_key: str) -> None:

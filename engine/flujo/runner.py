@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, Unpack
 
@@ -195,10 +195,13 @@ class Flujo:
 
     # Go on
 
-    async def continue_async(self, run_id: str, *, drain: asyncio.Event | None = None) -> PipelineResult:
+    async def continue_async(
+        self, run_id: str, *, drain: asyncio.Event | None = None, taken: Callable[[], None] = lambda: None
+    ) -> PipelineResult:
         """Take a queued run, or one whose worker is gone, and work on it here until it pauses or ends.
 
-        This is what workers call. Setting `drain` gives the run back to the queue after the current step. Before a
+        This is what workers call. `taken` is called once the lease is held. Setting `drain` gives the run back to the
+        queue after the current step. Before a
         retry due later than in two seconds the run pauses, and whoever comes after that instant goes on. Raises
         `RunIsLeased` when another worker was faster, `PipelineChanged`, and the error of a status that cannot go on.
         """
@@ -208,6 +211,7 @@ class Flujo:
         entry = await self._scope.own_code(document)
         terms = self._scope.terms(entry, patient=False)
         claimed = await self.backend.transact(run_id, transitions.claim(terms, now=self.clock.now()))
+        taken()
         known = document.followed_by(claimed)
         return await work.execute(self._scope, entry, claimed.kept, drain=drain, patient=False, document=known)
 

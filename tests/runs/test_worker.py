@@ -162,6 +162,24 @@ def test_workers_together_keep_to_the_bound_of_a_pipeline_and_go_on_with_others(
     assert most[0] == 2
 
 
+def test_workers_take_the_runs_of_one_bound_by_their_priority(registry: PipelineRegistry, starter: User) -> None:
+    order: list[int] = []
+
+    @step
+    async def noted(value: int) -> int:
+        order.append(value)
+        return value
+
+    registry.register(noted, name="bounded", version="1.0.0", max_concurrency=1)
+    for number in range(12):
+        start_service.start(
+            actor=starter, pipeline="bounded", version=None, data=number, priority=number, origin=Origin("cli")
+        )
+    with working(registry, concurrency=4), working(registry, concurrency=4):
+        eventually(lambda: len(order) == 12, patience=60)
+    assert order == sorted(order, reverse=True)
+
+
 def test_worker_survives_a_step_that_fails_and_executes_the_others(registry: PipelineRegistry, queue: Start) -> None:
     @step
     def broken(ctx: StepContext) -> None:
