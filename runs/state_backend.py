@@ -83,7 +83,8 @@ class DjangoBackend(StateBackend):
 
     def _dialect(self, *, for_write: bool = True, of_driver: bool = False) -> Dialect:
         limit = site_settings.artefact_bytes()
-        return _dialect(self.using, self._keys, limit, for_write=for_write, of_driver=of_driver)
+        vendor = connections[self.using].vendor
+        return _dialect(self.using, vendor, self._keys, limit, for_write=for_write, of_driver=of_driver)
 
     # Writing
 
@@ -383,15 +384,15 @@ def _naive_utc(moment: datetime) -> str:
 
 @cache
 def _dialect(
-    using: str, keys: Keys | None, artefact_bytes: int, *, for_write: bool = True, of_driver: bool = False
+    using: str, vendor: str, keys: Keys | None, artefact_bytes: int, *, for_write: bool = True, of_driver: bool = False
 ) -> Dialect:
     connection = connections[using]
     made = Dialect if keys is None else partial(SealingDialect, keys=keys)
     return made(
         tables={record: connection.ops.quote_name(_table(model)) for record, model in _MODELS.items()},
-        mark="?" if of_driver and connection.vendor == "sqlite" else "%s",
+        mark="?" if of_driver and vendor == "sqlite" else "%s",
         time_to_db=_naive_utc if _is_sqlite_in_utc(connection) else connection.ops.adapt_datetimefield_value,
-        take_turns="SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))" if connection.vendor == "postgresql" else "",
+        take_turns="SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))" if vendor == "postgresql" else "",
         lock=" FOR UPDATE" if for_write and connection.features.has_select_for_update else "",
         artefact_bytes=artefact_bytes,
     )
