@@ -13,7 +13,7 @@ from typing import Any
 from flujo import canonical, transitions
 from flujo.batch import Transition
 from flujo.branches import Stopped, Suspended
-from flujo.context import Fields, PipelineContext, changes, fields_of, restore
+from flujo.context import Fields, PipelineContext, changes, fields_of, restore_stored
 from flujo.errors import CorruptState, FlujoError, StepInputError, StepNotFinished, StepTimeout
 from flujo.failure import described
 from flujo.frozen import frozen
@@ -245,7 +245,7 @@ def _prepare(hold: Hold, call: Call, control: StepContext) -> _Prepared:
 def _own_context(model: type[PipelineContext], fields: Fields) -> tuple[PipelineContext, Fields]:
     """The context as the step's own class declares it: a step may ask for a base of the run's context."""
     own = {name: value for name, value in fields.items() if name in model.model_fields}
-    return restore(model, own), own
+    return restore_stored(model, own), own
 
 
 def _decode(call: Call, annotation: Any) -> Any:

@@ -63,7 +63,7 @@ class StoredType:
         """The JSON value. Raises `PydanticSerializationError` for a value of another type."""
         return self._serializer.to_python(value, mode="json", warnings="error", by_alias=False)
 
-    def load(self, text: str) -> Any:
+    def load(self, text: str | bytes) -> Any:
         """The value of such JSON. Raises pydantic's `ValidationError`."""
         return self._validator.validate_json(text, by_alias=False, by_name=True)
 
