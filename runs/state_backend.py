@@ -207,16 +207,24 @@ class DjangoBackend(StateBackend):
         return self._view_now(run_id, SqlView.document)
 
     def _view_now(self, run_id: str, read: Callable[[SqlView], T]) -> T:
-        """Read one run in one transaction, so that its tables tell of the same moment."""
-        with (
-            _translated(self.using),
-            transaction.atomic(using=self.using),
-            connections[self.using].cursor() as cursor,
-        ):
-            return read(SqlView(cursor, self._dialect(for_write=False), run_id))
+        """Read one run in one transaction, so that its tables tell of the same moment.
+
+        PostgreSQL shows each statement a newer one, unless it is told otherwise at the beginning of a transaction;
+        inside the caller's the row of the run is locked instead.
+        """
+        connection = connections[self.using]
+        begins = not connection.in_atomic_block
+        with _translated(self.using), transaction.atomic(using=self.using), connection.cursor() as cursor:
+            if begins and connection.vendor == "postgresql":
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            return read(SqlView(cursor, self._dialect(for_write=not begins), run_id))
+
+    async def whole(self, run_id: str) -> RunDocument | None:
+        check_run_id(run_id)
+        return await self._in_thread(lambda: self._view_now(run_id, SqlView.whole))
 
     async def load_state(self, run_id: str) -> dict[str, Any] | None:
-        document = await self._in_thread(lambda: self._view_now(run_id, SqlView.whole))
+        document = await self.whole(run_id)
         return None if document is None or document.head is None else state_of(document)
 
     async def rotate_keys(self) -> Rotation:

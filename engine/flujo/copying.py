@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from flujo import canonical
-from flujo.document import RunDocument
 from flujo.errors import CorruptState, FlujoError, RunNotFound
 from flujo.state.base import StateBackend
 from flujo.state.workflow_state import state_of
@@ -22,18 +21,9 @@ class DamagedExport(FlujoError):
     code = "damaged_export"
 
 
-async def whole(backend: StateBackend, run_id: str) -> RunDocument | None:
-    """A run with its audit events and its log, a deleted one's remains too; None for an unknown id."""
-    document, events = await backend.load(run_id), list(await backend.events(run_id))
-    if document is None and not events:
-        return None
-    rows = [] if document is None else document.records()
-    return RunDocument.of(run_id, [*rows, *await backend.reports(run_id), *events])
-
-
 async def exported(backend: StateBackend, run_id: str) -> dict[str, Any]:
     """The state of a run. Raises `RunNotFound`, and `CorruptState` for a history without its run."""
-    document = await whole(backend, run_id)
+    document = await backend.whole(run_id)
     if document is None:
         raise RunNotFound(f"No run has the id {run_id!r} in this store.")
     if document.head is None and document.tombstone is None:

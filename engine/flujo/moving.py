@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any
 
 from flujo import transitions
-from flujo.copying import whole
 from flujo.document import RunDocument
 from flujo.errors import CorruptState, RunDeleted, RunNotFound, StaleState
 from flujo.records import AuditEvent, RunHead
@@ -34,7 +33,7 @@ async def move(
     that names the new store, and goes on there. Interrupted anywhere, it is in one store or held in both, and the same
     call finishes it. Raises `RunIsLeased`, and `StaleState` when the target has another history of this id.
     """
-    stored = await whole(source.store, run_id)
+    stored = await source.store.whole(run_id)
     if stored is None:
         raise RunNotFound(f"No run has the id {run_id!r} in {source.name}.")
     if stored.head is None:
@@ -42,7 +41,7 @@ async def move(
     else:
         await _check_welcome(stored, target, now)
         await source.store.transact(run_id, transitions.leave(target.name, actor=actor, now=now, facts=facts))
-        held = await whole(source.store, run_id)
+        held = await source.store.whole(run_id)
         if held is None or held.head is None:
             raise RunNotFound(f"Run {run_id} went away while it was moved.")
         await _copy(held, target)
@@ -61,7 +60,7 @@ async def _check_moved(stored: RunDocument, target: Place) -> None:
 
 async def _check_welcome(stored: RunDocument, target: Place, now: datetime) -> None:
     """Refuse before anything is held what the target would refuse after."""
-    there = await whole(target.store, stored.run_id)
+    there = await target.store.whole(stored.run_id)
     if there is not None and not _begins_with(there.events(), stored.events()):
         compare_and_import(stored, there, now)
 
@@ -72,10 +71,10 @@ def _begins_with(events: list[AuditEvent], first: list[AuditEvent]) -> bool:
 
 async def _copy(held: RunDocument, target: Place) -> None:
     """Store the held run there, unless an earlier call did, and see that it arrived."""
-    there = await whole(target.store, held.run_id)
+    there = await target.store.whole(held.run_id)
     if there is None or there.head is None or not _begins_with(there.events(), held.events()):
         await target.store.save_state(held.run_id, state_of(held))
-        there = await whole(target.store, held.run_id)
+        there = await target.store.whole(held.run_id)
     if there is None or not _begins_with(there.events(), held.events()):
         raise StaleState(f"Run {held.run_id} did not arrive in {target.name}. It is still held in its old store.")
     verify_chain(there.events(), there.head)

@@ -63,9 +63,22 @@ async def verify_store(backend: StateBackend) -> tuple[int, int]:
 
 
 async def verify_run(backend: StateBackend, run_id: str) -> int:
-    """Verify the history of one run, a deleted one too; how many events it has. Raises `AuditChainBroken`."""
-    head = await backend.remains(run_id)
+    """Verify the history of one run, a deleted one too; how many events it has. Raises `AuditChainBroken`.
+
+    The run may go on meanwhile: its end is looked at before its events are read, and where there are more, after it.
+    """
+    before = await backend.remains(run_id)
     history = list(await backend.events(run_id))
-    if history and head is None:
+    if history and before is None:
         raise AuditChainBroken(f"Run {run_id} has a history, but its row is gone.", run_id=run_id, seq=len(history))
-    return verify_chain(history, head)
+    if before is None or before.seq >= len(history):
+        return verify_chain(history, before)
+    verify_chain(history[: before.seq], before)
+    after = await backend.remains(run_id)
+    if after is None or after.seq < len(history):
+        raise AuditChainBroken(
+            f"Run {run_id}: event {before.seq + 1} was added after the end of the run's history.",
+            run_id=run_id,
+            seq=before.seq + 1,
+        )
+    return verify_chain(history, after if after.seq == len(history) else None)

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from flujo import Pipeline, PipelineContext, Step, canonical, step
 from flujo.__main__ import main
-from flujo.copying import whole
 from flujo.encryption import Keys, is_sealed
 from flujo.errors import CorruptState
 from flujo.records import Artefact
@@ -227,7 +226,7 @@ async def test_artefact_that_is_not_what_was_stored_is_an_error_that_names_run_a
 
 async def test_saved_state_of_a_run_carries_its_values_whole(durable: Store, tmp_path: Path) -> None:
     await runner_of(passing(), durable.backend).run_async(LARGE, run_id="r")
-    document = await whole(durable.backend, "r")
+    document = await durable.backend.whole("r")
     assert document is not None
     assert canonical.encode(LARGE) in json.dumps(state_of(document), ensure_ascii=False).replace('\\"', '"')
     other = SQLiteBackend(tmp_path / "other.db")

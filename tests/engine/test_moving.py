@@ -13,7 +13,7 @@ import pytest
 from flujo import Flujo, Pipeline, PipelineContext, PipelineRegistry, Reject, Step, step, transitions
 from flujo.batch import Batch, Transition
 from flujo.clock import SystemClock
-from flujo.copying import exported, first_line, last_line, line_of, read, whole
+from flujo.copying import exported, first_line, last_line, line_of, read
 from flujo.errors import Fenced, FlujoError, IllegalTransition, PipelineChanged, RunDeleted, RunIsLeased, StaleState
 from flujo.moving import Place, move
 from flujo.records import Record, RunHead
@@ -108,7 +108,7 @@ async def start_large(backend: StateBackend) -> Flujo:
 
 async def check_large(backend: StateBackend, rows: set[Record]) -> None:
     """Every row arrived with its values whole, and the run goes on with them."""
-    arrived = await whole(backend, "r")
+    arrived = await backend.whole("r")
     assert arrived is not None
     assert rows <= set(arrived.records())
     runner = runner_of((await start_large(InMemoryBackend())).registry.get("demo").pipeline, backend)
@@ -118,7 +118,7 @@ async def check_large(backend: StateBackend, rows: set[Record]) -> None:
 
 
 async def rows_of(backend: StateBackend) -> set[Record]:
-    stored = await whole(backend, "r")
+    stored = await backend.whole("r")
     assert stored is not None
     return {row for row in stored.records() if not isinstance(row, RunHead)}
 
@@ -351,9 +351,9 @@ async def test_everything_of_a_run_arrives(tmp_path: Path, ledger: Ledger) -> No
     runner: Flujo = runner_of(order_pipeline(ledger), source)
     await runner.run_async("lamp", run_id="r")
     await runner.resume_async("r", "yes")
-    before = await whole(source, "r")
+    before = await source.whole("r")
     await carry(source, target)
-    after = await whole(target, "r")
+    after = await target.whole("r")
     assert before is not None
     assert after is not None
     assert {row for row in before.records() if not isinstance(row, RunHead)} <= set(after.records())

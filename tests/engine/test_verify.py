@@ -8,14 +8,18 @@ import sqlite3
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from flujo import Step, step
+from flujo.batch import Link, next_event
+from flujo.document import RunDocument
 from flujo.errors import AuditChainBroken
 from flujo.records import AuditEvent, RunHead
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.backends.sqlite import SQLiteBackend
 from flujo.status import EventKind
-from flujo.verify import verify_chain, verify_store
+from flujo.verify import verify_chain, verify_run, verify_store
 
 from tests.engine.making import Ledger, head_of, order_pipeline, python, runner_of
 from tests.engine.stores import Store
@@ -92,6 +96,68 @@ async def test_every_store_verifies_deleted_runs_included(built_in: Store, ledge
 
     assert runs == 3
     assert events == sum([len(list(await built_in.backend.events(run_id))) for run_id in ("a", "b", "c")])
+
+
+@step
+async def one_more(number: int) -> int:
+    return number + 1
+
+
+async def test_run_is_read_as_of_one_moment_while_it_goes_on(built_in: Store) -> None:
+    counts = Step.loop_until("count", one_more, until=lambda number: number == 60)
+    working = asyncio.ensure_future(_awaited(runner_of(counts, built_in.backend).run_async(0, run_id="r")))
+    reader = built_in.opens()
+    reads = 0
+    while not working.done():
+        await asyncio.sleep(0)
+        document = await reader.whole("r")
+        if document is None or document.head is None:
+            continue
+        reads += 1
+        events = document.events()
+        assert verify_chain(events, document.head) == len(events)
+        saved = [event for event in events if event.kind is EventKind.STEP_COMPLETED]
+        assert len(document.checkpoints()) == len(saved)
+    assert (await working).output == 60
+    assert reads > 0
+    await reader.close()
+
+
+async def _awaited(handle: Any) -> Any:
+    return await handle
+
+
+async def test_history_of_a_run_that_goes_on_meanwhile_verifies(
+    built_in: Store, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = built_in.backend
+    runner = runner_of(order_pipeline(ledger), backend)
+    await runner.run_async("lamp", run_id="r")
+    read = backend.events
+
+    async def later(run_id: str) -> Any:
+        await runner.resume_async("r", "yes", actor="ana")
+        return await read(run_id)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(backend, "events", later)
+        assert await verify_run(backend, "r") == len(list(await read("r")))
+
+
+async def test_event_added_behind_the_end_is_found(history: tuple[History, RunHead]) -> None:
+    events, head = history
+    backend = InMemoryBackend()
+    earlier = next_event(
+        Link("r", head.seq, head.chain, head.fence),
+        EventKind.RUN_DESCRIBED,
+        head.updated_at,
+        actor="",
+        path="",
+        data={},
+    )
+    backend._runs["r"] = RunDocument.of("r", [head, *events, earlier])
+    with pytest.raises(AuditChainBroken, match=f"event {head.seq + 1} was added after the end"):
+        await verify_run(backend, "r")
 
 
 @pytest.fixture

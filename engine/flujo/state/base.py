@@ -107,6 +107,10 @@ class StateBackend(ABC):
         state = await self.load_state(run_id)
         return None if state is None else document_of(run_id, state)
 
+    async def whole(self, run_id: str) -> RunDocument | None:
+        """A run with its audit events and its log, a deleted one's remains too, all as of one moment."""
+        return await self.load(run_id)
+
     async def head(self, run_id: str) -> RunHead | None:
         """The one row of a run that changes; None for an unknown or deleted id."""
         document = await self.load(run_id)

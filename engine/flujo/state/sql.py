@@ -232,9 +232,8 @@ class SqlView:
     def whole(self) -> RunDocument | None:
         """The run with all that is stored of it."""
         document = self.document()
-        if document is None:
-            return None
-        return RunDocument.of(self.run_id, [*document.records(), *self.events(), *self.reports()])
+        rows = [*(document.records() if document is not None else ()), *self.events(), *self.reports()]
+        return RunDocument.of(self.run_id, rows) if rows else None
 
     def events(self) -> list[AuditEvent]:
         return self._rows(AuditEvent, "run_id = {0} ORDER BY seq")

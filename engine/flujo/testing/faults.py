@@ -116,6 +116,9 @@ class FaultyBackend(StateBackend):
     async def load(self, run_id: str) -> RunDocument | None:
         return await self.inner.load(run_id)
 
+    async def whole(self, run_id: str) -> RunDocument | None:
+        return await self.inner.whole(run_id)
+
     async def head(self, run_id: str) -> RunHead | None:
         return await self.inner.head(run_id)
 

@@ -122,11 +122,14 @@ class SQLiteBackend(StateBackend):
         with self._reading() as cursor:
             return SqlView(cursor, self._dialect, run_id).document()
 
-    async def load_state(self, run_id: str) -> dict[str, Any] | None:
+    async def whole(self, run_id: str) -> RunDocument | None:
         check_run_id(run_id)
         with self._reading() as cursor:
-            document = SqlView(cursor, self._dialect, run_id).whole()
-            return None if document is None or document.head is None else state_of(document)
+            return SqlView(cursor, self._dialect, run_id).whole()
+
+    async def load_state(self, run_id: str) -> dict[str, Any] | None:
+        document = await self.whole(run_id)
+        return None if document is None or document.head is None else state_of(document)
 
     async def events(self, run_id: str) -> Iterable[AuditEvent]:
         return self._select(AuditEvent, "run_id = {0} ORDER BY seq", run_id)
