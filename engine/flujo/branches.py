@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from flujo import canonical
 from flujo.constructs import Reducers
@@ -32,37 +32,52 @@ class Stopped(BaseException):
 Work = Callable[[], Awaitable[Any]]
 
 
-async def all_of(works: Sequence[Work], sleep_until: Callable[[datetime], Awaitable[None]]) -> list[Any]:
+class Alarms(Protocol):
+    """What ends the rest of a branch while others work."""
+
+    told: int
+    """Counts how often something came of others: an answer, a signal, the end of a child."""
+
+    async def sleep_until(self, moment: datetime) -> None: ...
+    async def news(self, told: int) -> None:
+        """Wait until more has come than was `told`."""
+
+
+async def all_of(works: Sequence[Work], alarms: Alarms) -> list[Any]:
     """Wait for all. A failure or the end of the run stops the others; a branch that waits, or was stopped, does not.
 
-    While others still work, a branch whose time has come is begun again.
+    While others still work, a branch whose time has come is begun again, and at news all that rest are.
     """
     tasks = [asyncio.ensure_future(work()) for work in works]
     numbers: dict[asyncio.Future[Any], int] = {task: number for number, task in enumerate(tasks)}
+    heard = dict.fromkeys(range(len(works)), alarms.told)
     resting: dict[int, datetime | None] = {}
     working: set[asyncio.Future[Any]] = set(tasks)
-    alarm: asyncio.Future[None] | None = None
+    bells: set[asyncio.Future[None]] = set()
     stopped = False
     try:
         while working:
             due = min((until for until in resting.values() if until is not None), default=None)
-            alarm = None if due is None else asyncio.create_task(_ring(sleep_until, due), name="flujo-alarm")
-            watched = working if alarm is None else {*working, alarm}
-            finished, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            alarm = None if due is None else asyncio.create_task(_ring(alarms, due), name="flujo-alarm")
+            news = asyncio.create_task(alarms.news(min(heard[number] for number in resting))) if resting else None
+            bells = {bell for bell in (alarm, news) if bell is not None}
+            finished, _ = await asyncio.wait({*working, *bells}, return_when=asyncio.FIRST_COMPLETED)
             for task in finished & working:
                 rest = _rest(task)
                 if rest is not None:
                     resting[numbers[task]] = rest.until if isinstance(rest, Suspended) else None
                     stopped = stopped or isinstance(rest, Stopped)
             working -= finished
-            if alarm is not None and not alarm.cancel():
-                for number in [number for number, until in resting.items() if until == due]:
-                    del resting[number]
-                    tasks[number] = asyncio.ensure_future(works[number]())
-                    numbers[tasks[number]] = number
-                    working.add(tasks[number])
+            rang, told = [bell is not None and not bell.cancel() for bell in (alarm, news)]
+            again = [n for n, until in resting.items() if (told and heard[n] < alarms.told) or (rang and until == due)]
+            for number in again:
+                del resting[number]
+                heard[number] = alarms.told
+                tasks[number] = asyncio.ensure_future(works[number]())
+                numbers[tasks[number]] = number
+                working.add(tasks[number])
     finally:
-        left = [*tasks, *([alarm] if alarm is not None else [])]
+        left = [*tasks, *bells]
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
@@ -73,8 +88,8 @@ async def all_of(works: Sequence[Work], sleep_until: Callable[[datetime], Awaita
     return [task.result() for task in tasks]
 
 
-async def _ring(sleep_until: Callable[[datetime], Awaitable[None]], due: datetime) -> None:
-    await sleep_until(due)
+async def _ring(alarms: Alarms, due: datetime) -> None:
+    await alarms.sleep_until(due)
 
 
 def _rest(task: asyncio.Future[Any]) -> Suspended | Stopped | None:

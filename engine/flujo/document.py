@@ -224,6 +224,10 @@ class RunDocument:
             for row in rows:
                 self._table(type(row))[row.key_values()] = row
 
+    def keep(self, row: Record) -> None:
+        """Take in a row unless it is there."""
+        self._table(type(row)).setdefault(row.key_values(), row)
+
     def followed_by(self, batch: Batch) -> RunDocument | None:
         """The run after a batch decided on this very document; None when another write may have come between.
 

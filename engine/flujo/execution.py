@@ -22,7 +22,6 @@ class Execution:
 
     def __init__(self, hold: Hold) -> None:
         self.hold = hold
-        self._stirred = asyncio.Event()
 
     async def run(self) -> None:
         """Work until the run pauses or ends, or the drain is asked for. Raises `Fenced` when the lease is lost."""
@@ -80,8 +79,10 @@ class Execution:
     async def _rest(self) -> None:
         """Sit a retry's delay out, until the first wait is over or an answer or a signal came in."""
         until = min(wait.due_at for wait in self.hold.document.open_waits() if wait.due_at is not None)
-        self._stirred.clear()
-        waits = [asyncio.ensure_future(self.hold.sleep_until(until)), asyncio.ensure_future(self._stirred.wait())]
+        waits = [
+            asyncio.ensure_future(self.hold.sleep_until(until)),
+            asyncio.ensure_future(self.hold.news(self.hold.told)),
+        ]
         try:
             with self.hold.stoppable():
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -125,7 +126,7 @@ class Execution:
             await self.hold.clock.sleep(self.hold.lease.total_seconds() / 3)
             try:
                 renewal = transitions.renew(fence=self.hold.fence, lease=self.hold.lease, now=self.hold.now())
-                self._judge((await self.hold.backend.transact(self.hold.head.run_id, renewal)).head)
+                await self._judge((await self.hold.backend.transact(self.hold.head.run_id, renewal)).head)
             except Fenced:
                 self.hold.stop(Stop.FENCED)
             except BackendError:
@@ -133,13 +134,13 @@ class Execution:
 
     async def _look(self) -> None:
         with suppress(BackendError):  # the heartbeat looks too
-            self._judge(await self.hold.backend.head(self.hold.head.run_id))
+            await self._judge(await self.hold.backend.head(self.hold.head.run_id))
 
-    def _judge(self, head: RunHead | None) -> None:
+    async def _judge(self, head: RunHead | None) -> None:
         """Stop when the store says that the run is no longer ours, or is to be cancelled; else see what is new."""
         if head is None or head.fence != self.hold.fence or head.status is not RunStatus.RUNNING:
             self.hold.stop(Stop.FENCED)
         elif head.cancel_requested:
             self.hold.stop(Stop.CANCELLED)
-        elif head.seq > self.hold.head.seq:
-            self._stirred.set()
+        else:
+            await self.hold.look(head)

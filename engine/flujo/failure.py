@@ -12,6 +12,13 @@ from flujo.transitions import StepError
 
 def described(error: Exception, hide: Callable[[str], str] = str) -> StepError:
     """The type, message and traceback of an error; `hide` takes out what must not be kept."""
-    message = hide(error.message if isinstance(error, FlujoError) else str(error))
+    message = hide(error.message if isinstance(error, FlujoError) else _message(error))
     lines = hide("".join(traceback.format_exception(error)))
-    return StepError(type(error).__name__, storable(message)[:2_000], storable(lines)[-20_000:])
+    return StepError(storable(type(error).__name__)[:200], storable(message)[:2_000], storable(lines)[-20_000:])
+
+
+def _message(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception as broken:  # the seam to user code: an error may fail to say what it is
+        return f"(its message failed with {type(broken).__name__})"

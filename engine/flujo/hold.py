@@ -16,7 +16,7 @@ from flujo.branches import Stopped
 from flujo.clock import Clock
 from flujo.document import RunDocument
 from flujo.paths import is_note
-from flujo.records import LogChunk, StepReport
+from flujo.records import LogChunk, RunHead, StepReport
 from flujo.redaction import Secrets, cleaned, scrubbed, secret_texts
 from flujo.registry import PipelineRegistry, RegisteredPipeline
 from flujo.result import StepResult, step_result
@@ -97,6 +97,10 @@ class Hold:
         self.patient = patient
         self.branches = 0
         self.stop_for: Stop | None = None
+        self.told = 0
+        self._news = asyncio.Event()
+        self._listening = 0
+        self._unread = False
         self._stoppable: dict[asyncio.Task[Any], StepContext | None] = {}
         self._numbers: dict[str, int] = {}
         self._count_attempts()
@@ -120,6 +124,32 @@ class Hold:
         """Wait for an instant; the clock may go back meanwhile."""
         while (seconds := (moment - self.now()).total_seconds()) > 0:
             await self.clock.sleep(seconds)
+
+    async def news(self, told: int) -> None:
+        """Wait until `document` has something of others that it had not when `told` was counted."""
+        self._listening += 1
+        try:
+            if self._unread:
+                await self._read()
+            while self.told <= told:
+                await self._news.wait()
+        finally:
+            self._listening -= 1
+
+    async def look(self, head: RunHead) -> None:
+        """Take in what others wrote, once somebody waits for it; `head` is the run as the store has it now."""
+        self._unread = self._unread or head.seq > self.head.seq
+        if self._unread and self._listening:
+            await self._read()
+
+    async def _read(self) -> None:
+        self._unread = False
+        if not await self.reload():
+            self._unread = True
+            return
+        self.told += 1
+        self._news.set()
+        self._news = asyncio.Event()
 
     def stop(self, why: Stop) -> None:
         """Interrupt what may be interrupted now, and refuse to begin more of it. Writes are seen through."""
@@ -169,6 +199,7 @@ class Hold:
 
     async def _apply(self, transacting: Awaitable[Batch]) -> Batch:
         batch = await transacting
+        self._unread = self._unread or (batch.before is not None and batch.before.seq > self.head.seq)
         if batch.kept.seq >= self.head.seq:
             self.head = batch.kept
         self.document.follow(batch)
@@ -176,12 +207,16 @@ class Hold:
         self.document.head = self.head  # two writes may be told of in another order than they were made
         return batch
 
-    async def reload(self) -> None:
-        """Take in what others wrote: answers given while this worker ran a sibling branch."""
+    async def reload(self) -> bool:
+        """Take in what others wrote: answers given while this worker ran a sibling branch. Whether that was done."""
         document = await self.backend.load(self.head.run_id)
-        if document is not None and document.head is not None:
-            self.document, self.head = document, document.head
-            self._count_attempts()
+        if document is None or document.head is None or document.head.seq < self.head.seq:
+            return False  # a sibling branch has written since: another look comes
+        for attempt in self.document.attempts():  # one that has just begun did not move the head
+            document.keep(attempt)
+        self.document, self.head = document, document.head
+        self._count_attempts()
+        return True
 
     def attempt_number(self, path: str) -> int:
         """The number of the newest attempt of a step; 0 before the first."""

@@ -289,6 +289,7 @@ class Flujo:
             facts={},
         )
         batch = await self.backend.transact(run_id, received)
+        watch.hint(run_id)  # a worker may run a branch beside the one that waits
         if batch.before is not None and batch.before.fence != batch.kept.fence:
             return await work.execute(self._scope, entry, batch.kept, document=document.followed_by(batch))
         if batch.before is not None and batch.before.status is RunStatus.PAUSED:

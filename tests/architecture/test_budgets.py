@@ -23,6 +23,7 @@ BLIND = {"Exception", "BaseException"}
 # The seams where code of others runs, or where one failure must not end the rest: only these may swallow any error.
 SEAMS = {
     "engine/flujo/attempts.py",
+    "engine/flujo/failure.py",
     "engine/flujo/state/backends/sqlite_writer.py",
     "engine/flujo/step_log.py",
     "engine/flujo/threads.py",

@@ -335,6 +335,16 @@ async def test_gate_whose_own_code_fails_fails_the_run(backend: StateBackend, wh
     assert (await mended.retry_async("r")).status is RunStatus.PAUSED
 
 
+async def test_question_is_asked_whatever_letters_it_has(backend: StateBackend) -> None:
+    gate = Step.human_in_the_loop("ask", message_for_user=lambda value: f"{value} \0 \ud800?")
+    nobody: Any = None
+
+    paused = await runner_of(gate, backend).run_async(1, run_id="r")
+    assert paused.pause is not None
+    assert paused.pause.message == "1 \\0 \\ud800?"
+    assert (await runner_of(gate, backend).resume_async("r", "yes", actor=nobody)).output == "yes"
+
+
 async def test_several_gates_are_answered_one_after_the_other(backend: StateBackend) -> None:
     pipeline = Step.human_in_the_loop("first") >> Step.human_in_the_loop("second") >> Step.human_in_the_loop("third")
     runner = runner_of(pipeline, backend)

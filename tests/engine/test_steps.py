@@ -438,3 +438,27 @@ def test_step_that_makes_no_sense_is_refused_when_built(wrong: dict[str, Any]) -
 def test_unstorable_value_names_the_path() -> None:
     error = UnstorableValue("x", path="a.b")
     assert (error.code, error.details["path"]) == ("unstorable_value", "a.b")
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+NASTY_ERRORS = {
+    "mute": (Mute(), "Mute: (its message failed with RuntimeError)"),
+    "long name": (type("N" * 300, (Exception,), {})("x"), f"{'N' * 200}: x"),
+    "text that no store holds": (ValueError("a\0b \ud800"), "ValueError: a\\0b \\ud800"),
+}
+
+
+@pytest.mark.parametrize("name", NASTY_ERRORS)
+async def test_error_is_kept_whatever_it_says_of_itself(backend: StateBackend, name: str) -> None:
+    error, kept = NASTY_ERRORS[name]
+
+    @step
+    async def raises(value: int) -> int:
+        raise error
+
+    failed = await runner_of(raises, backend).run_async(1, run_id="r")
+    assert (failed.status, failed.error) == (RunStatus.FAILED, kept)

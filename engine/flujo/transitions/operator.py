@@ -162,7 +162,7 @@ def _record(draft: Draft, task: HumanTask, answer: Answer, facts: dict[str, Any]
         generation=task.generation,
         outcome=answer.outcome,
         data=answer.data,
-        actor=answer.actor,
+        actor=draft.actor,
         reason=answer.reason,
         channel=answer.channel,
         idempotency_key=answer.key,
@@ -209,7 +209,7 @@ def receive(
         draft.event(
             EventKind.SIGNAL_RECEIVED, name=name, message_id=message_id, data_digest=canonical.digest(data), **facts
         )
-        draft.insert(Signal(head.run_id, message_id, name, data, actor, draft.head.seq, now))
+        draft.insert(Signal(head.run_id, message_id, name, data, draft.actor, draft.head.seq, now))
         if any(wait.kind is Wait.SIGNAL and wait.name == name for wait in view.open_waits()):
             wake(draft, claim)
         return draft.batch(result=True)

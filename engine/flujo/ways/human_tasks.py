@@ -10,9 +10,11 @@ from typing import Any
 from flujo import canonical, transitions
 from flujo.attempts import Failure
 from flujo.branches import Suspended
+from flujo.deadlines import next_alarm
 from flujo.failure import described
 from flujo.human import HumanStep
 from flujo.pipeline import Pipeline
+from flujo.records import HumanTask
 from flujo.status import AtDeadline, TaskStatus
 from flujo.transitions import Question
 from flujo.walk import Ended, Failed, Spot, Walk
@@ -24,7 +26,11 @@ async def human_task(walk: Walk, spot: Spot) -> None:
     assert isinstance(gate, HumanStep)  # what this way is for
     asked = walk.hold.document.human_task(spot.path)
     if asked is not None and asked.status is TaskStatus.OPEN:
-        raise Suspended
+        asked = await _rung(walk, asked)
+    if walk.hold.document.checkpoint(spot.path) is not None:
+        return  # the default answer was taken just now
+    if asked is not None and asked.status is TaskStatus.OPEN:
+        raise Suspended(next_alarm(asked))
     if asked is not None and asked.status is TaskStatus.DECIDED:
         await _turn(walk, spot, gate.on_reject)
         return
@@ -38,12 +44,25 @@ async def human_task(walk: Walk, spot: Spot) -> None:
         await walk.join(spot, spot.value, spot.scope.fields)
         return
     now, alone = walk.hold.now(), not spot.scope.concurrent
-    message = walk.hold.without_secrets(await walk.ask(spot, gate.message_about, given))
+    message = canonical.storable(walk.hold.without_secrets(await walk.ask(spot, gate.message_about, given)))
     due_at = await walk.ask(spot, gate.timetable.due_at, given, now)
     four_eyes = walk.hold.backend.four_eyes if gate.four_eyes is None else gate.four_eyes
     question = _question(spot, gate, message, now=now, due_at=due_at, four_eyes=four_eyes)
-    await walk.hold.commit(transitions.raise_human_task(question, alone=alone, fence=walk.hold.fence, now=now))
-    raise Suspended
+    raised = await walk.hold.commit(transitions.raise_human_task(question, alone=alone, fence=walk.hold.fence, now=now))
+    raise Suspended(next_alarm(raised.result) if isinstance(raised.result, HumanTask) else None)
+
+
+async def _rung(walk: Walk, asked: HumanTask) -> HumanTask | None:
+    """The question once what is due at it is recorded. Raises `Ended` where that ended the run."""
+    now = walk.hold.now()
+    if not transitions.due_alarms([asked], now):
+        return asked
+    rung = await walk.hold.commit(transitions.ring(now=now))
+    if not rung.writes:
+        await walk.hold.reload()  # the heartbeat was faster
+    if not walk.hold.held:
+        raise Ended
+    return walk.hold.document.human_task(asked.path)
 
 
 async def _turn(walk: Walk, spot: Spot, steps: Pipeline | None) -> None:

@@ -89,7 +89,7 @@ async def _side_by_side(
 
     walk.hold.branches += 1
     try:
-        outputs = await all_of([partial(one, number) for number in range(len(branches))], walk.hold.sleep_until)
+        outputs = await all_of([partial(one, number) for number in range(len(branches))], walk.hold)
     finally:
         walk.hold.branches -= 1
     fields = [scope.fields for scope in scopes]
