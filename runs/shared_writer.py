@@ -18,33 +18,42 @@ _unfit: set[str] = set()
 
 
 class NoLog(Exception):
-    """The database has no write-ahead log, so that its readers may hold up a commit."""
+    """Not SQLite's own driver, or no write-ahead log, so that its readers may hold up a commit."""
 
 
 async def write_with_others(using: str, work: Callable[[sqlite3.Cursor], T]) -> T | None:
     """The result of `work`, committed; None, with nothing done, for a database that is no SQLite with a log."""
     if using in _unfit or connections[using].vendor != "sqlite":
         return None
-    if using not in _writers:
-        seconds = float(connections[using].settings_dict["OPTIONS"].get("timeout", _BUSY_SECONDS))
-        audit_table = models.AuditEvent._meta.db_table
-        _writers.setdefault(using, Writer(lambda: _connect(using), seconds, audit_table=audit_table))
     try:
-        return await _writers[using].write(work)
+        return await _writer_of(using).write(work)
     except NoLog:
         _unfit.add(using)
         return None
 
 
+def _writer_of(using: str) -> Writer:
+    writer = _writers.get(using)
+    if writer is None:
+        seconds = float(connections[using].settings_dict["OPTIONS"].get("timeout", _BUSY_SECONDS))
+        writer = Writer(lambda: _connect(using), seconds, audit_table=models.AuditEvent._meta.db_table)
+        writer = _writers.setdefault(using, writer)  # another thread may have been faster
+    return writer
+
+
 def _connect(using: str) -> sqlite3.Connection:
     """A connection as Django makes them, which belongs to no thread. Raises `NoLog`."""
     made = connections.create_connection(using)
-    connection: sqlite3.Connection = made.get_new_connection(made.get_connection_params())
-    connection.isolation_level = None
-    if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+    connection = made.get_new_connection(made.get_connection_params())
+    if not isinstance(connection, sqlite3.Connection) or _journal(connection) != "wal":
         connection.close()
         raise NoLog
+    connection.isolation_level = None
     return connection
+
+
+def _journal(connection: sqlite3.Connection) -> str:
+    return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
 
 
 def close_shared_writers() -> None:

@@ -140,6 +140,8 @@ class DjangoBackend(StateBackend):
             raise OutcomeUnknown(
                 f"The database did not say whether the write to run {batch.run_id} was saved: {again}"
             ) from error
+        if _primary_code(error) == sqlite3.SQLITE_IOERR:  # it may stand in the log, and come to light after a crash
+            raise OutcomeUnknown(f"The disk did not confirm the write to run {batch.run_id}: {error}") from error
         raise error
 
     def _settled(self, batch: Batch | None, error: Exception) -> Batch:
@@ -371,9 +373,13 @@ def _translated(using: str) -> Iterator[None]:
 
 def _is_busy(error: Exception) -> bool:
     """Whether others held what we wanted: the driver's error, which Django keeps as the cause, says so by its code."""
-    driver = error.__cause__
-    primary = getattr(driver, "sqlite_errorcode", 0) & 0xFF
-    return primary in _BUSY_SQLITE or getattr(driver, "sqlstate", "") in _BUSY_POSTGRES
+    return _primary_code(error) in _BUSY_SQLITE or getattr(error.__cause__, "sqlstate", "") in _BUSY_POSTGRES
+
+
+def _primary_code(error: Exception) -> int:
+    """SQLite's result code; 0 for another database's error."""
+    code: int = getattr(error.__cause__, "sqlite_errorcode", 0)
+    return code & 0xFF
 
 
 def _table(model: type[Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -26,6 +27,7 @@ from flujo.step_context import StepContext
 from flujo.transitions import Position, StepDone
 
 Progress = Callable[[StepResult], None]
+TURN_SECONDS = 0.002
 
 
 class Stop(StrEnum):
@@ -103,6 +105,7 @@ class Hold:
         self._unread = False
         self._stoppable: dict[asyncio.Task[Any], StepContext | None] = {}
         self._numbers: dict[str, int] = {}
+        self._turn_ends = 0.0
         self._count_attempts()
 
     def _count_attempts(self) -> None:
@@ -205,7 +208,14 @@ class Hold:
         self.document.follow(batch)
         self.document.forget((StepReport, LogChunk))  # a worker reads neither, and they may be long
         self.document.head = self.head  # two writes may be told of in another order than they were made
+        await self._let_others()
         return batch
+
+    async def _let_others(self) -> None:
+        """Let the loop go round now and then, also where neither the steps nor the store ever wait."""
+        if time.monotonic() > self._turn_ends:
+            await asyncio.sleep(0)
+            self._turn_ends = time.monotonic() + TURN_SECONDS
 
     async def reload(self) -> bool:
         """Take in what others wrote: answers given while this worker ran a sibling branch. Whether that was done."""

@@ -57,13 +57,14 @@ def _apply(content: bytearray, offset: int, data: bytes | None) -> None:
 
 
 class Disk:
-    """The disk below the folder `root`, which is there from the beginning."""
+    """The disk below the folder `root`, which is there from the beginning. `sync_fails` is SQLite's word for how."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.names: dict[Path, File | None] = {}  # None: a folder
         self.safe_names: dict[Path, File | None] = {}
         self.acknowledged: dict[str, int] = {}
+        self.sync_fails = 0
 
     def holds(self, path: Any) -> bool:
         return isinstance(path, str | Path) and self.root in (Path(path), *Path(path).parents)

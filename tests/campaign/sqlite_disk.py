@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import CFUNCTYPE, POINTER, c_char_p, c_int, c_int64, c_void_p, cast
 from typing import Any
+
+import pytest
 
 from tests.campaign.disk import Disk
 
@@ -60,6 +63,15 @@ def library() -> Any:
     return found
 
 
+def need_library() -> None:
+    """Fail where it is None, or leave the test out."""
+    if library() is None:
+        missing = "this Python's SQLite is built in, so that its writes cannot be recorded"
+        if os.environ.get("ALLOW_MISSING") == "1":
+            pytest.skip(missing)
+        pytest.fail(f"{missing}; ALLOW_MISSING=1 leaves the test out", pytrace=False)
+
+
 class Recorder:
     """The VFS. SQLite syncs the folder with the first sync of a log or a journal, so that its name is safe with it."""
 
@@ -96,6 +108,8 @@ class Recorder:
                 return int(of.truncate(file, size))
 
             def sync(file: int, flags: int) -> int:
+                if self.disk.sync_fails:
+                    return self.disk.sync_fails
                 code = int(of.sync(file, flags))
                 path = self.paths[file]
                 self.disk.sync(path)

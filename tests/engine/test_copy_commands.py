@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from flujo import Flujo, PipelineRegistry, Step
 from flujo.__main__ import main
+from flujo.state.backends import sqlite_health
 from flujo.state.base import StateBackend
 
 from tests.engine.command_line import KINDS, OLD, Place
@@ -241,6 +242,15 @@ def test_doctor_finds_broken_chains_and_orphans(tmp_path: Path, capsys: pytest.C
     connection.close()
     told = place.json("doctor", code=1)
     assert {check["name"] for check in told["checks"] if not check["ok"]} == {"audit chains", "orphans"}
+
+
+def test_doctor_finds_a_log_that_is_not_emptied(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_health, "LARGE_LOG", 0)
+    place = Place("sqlite", tmp_path, capsys)
+    place.start("a")
+    assert "log: a program reads from the store and does not end" in place.call("doctor")[1]
 
 
 def test_file_of_an_older_flujo_gets_the_columns_it_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +14,12 @@ from django.db import IntegrityError, connections, transaction
 from flujo import transitions
 from flujo.batch import Batch, RunView, Transition, unchanged
 from flujo.clock import SystemClock
-from flujo.errors import BackendBusy, BackendError, Fenced
+from flujo.errors import BackendBusy, BackendError, Fenced, OutcomeUnknown
 
 from runs import models
 from runs.state_backend import DjangoBackend, close_store_threads
+from tests.campaign.disk import Disk
+from tests.campaign.sqlite_disk import need_library, recorded_sqlite
 from tests.engine.making import Ledger, order_pipeline, runner_of
 from tests.engine.stores import BUILT_IN
 
@@ -154,3 +158,18 @@ def test_broken_constraint_of_the_caller_stays_the_callers(orm: DjangoBackend) -
     with pytest.raises(IntegrityError):
         cancel_and_break()
     assert models.Run.objects.using(orm.using).get().status == "paused", "the caller's rollback takes the write along"
+
+
+@pytest.mark.parametrize("orm", [BUILT_IN[3]], indirect=True)
+def test_write_that_sqlite_could_not_sync_is_not_said_to_be_undone(orm: DjangoBackend) -> None:
+    need_library()
+    connections["default"].close()
+    close_store_threads()
+    disk = Disk(Path(connections["default"].settings_dict["NAME"]).parent)
+    with recorded_sqlite(disk):
+        asyncio.run(orm.load("r"))
+        disk.sync_fails = sqlite3.SQLITE_IOERR_FSYNC
+        with pytest.raises(OutcomeUnknown, match="did not confirm"):
+            asyncio.run(orm.transact("r", cancel()))
+        disk.sync_fails = 0
+        close_store_threads()

@@ -91,6 +91,13 @@ def test_fork_of_a_process_that_used_a_backend_can_use_it_too(tmp_path: Path, ki
     assert (done.returncode, done.stdout.split()) == (0, ["parent", "completed", "child", "completed"]), done.stderr
 
 
+@pytest.mark.parametrize("kind", ["file", "sqlite"])
+def test_child_loses_nothing_when_its_parent_closes_the_store(tmp_path: Path, kind: str) -> None:
+    done = python(WORKER, kind, tmp_path, "outlive", timeout=25)
+    assert (done.returncode, done.stdout.split()) == (0, ["after", "completed"]), done.stderr
+    assert run_worker(kind, tmp_path, "verify").startswith("runs 3")
+
+
 def test_interrupted_script_gives_its_run_back(tmp_path: Path) -> None:
     worker = start("sqlite", tmp_path, "hold")
     assert worker.stdout is not None

@@ -16,6 +16,7 @@ from flujo.errors import Fenced, RunNotFound
 from flujo.lease import DEFAULT_LEASE
 from flujo.start import new_run
 from flujo.state.backends import sqlite_writer
+from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.backends.sqlite import SQLiteBackend
 from flujo.transitions import Position, StepDone
 
@@ -101,7 +102,8 @@ async def test_slow_commits_are_made_beside_the_loop(tmp_path: Path, monkeypatch
     assert threads == [here, here, "flujo-sqlite-writer", "flujo-sqlite-writer"]
 
 
-async def test_run_that_never_waits_lets_others_have_their_turn(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_run_that_never_waits_lets_others_have_their_turn(tmp_path: Path, kind: str) -> None:
     """Steps that wait for nothing, each saved at once: the rest of the loop still goes round."""
     rounds, over = 0, False
 
@@ -112,14 +114,14 @@ async def test_run_that_never_waits_lets_others_have_their_turn(tmp_path: Path) 
             await asyncio.sleep(0)
 
     beside = asyncio.ensure_future(others())
-    backend = SQLiteBackend(tmp_path / "runs.db", synchronous="NORMAL")
-    counting = Pipeline([step(name=f"step_{number}")(add_one) for number in range(300)])
+    backend = InMemoryBackend() if kind == "memory" else SQLiteBackend(tmp_path / "runs.db", synchronous="NORMAL")
+    counting = Pipeline([step(name=f"step_{number}")(add_one) for number in range(500)])
     result = await runner_of(counting, backend).run_async(0)
     over = True
     await beside
     await backend.close()
-    assert result.output == 300
-    assert rounds > 10
+    assert result.output == 500
+    assert rounds > 5
 
 
 @pytest.mark.parametrize("bad", [describe, break_off], ids=["refused", "broken off halfway"])

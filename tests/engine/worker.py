@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from datetime import timedelta
@@ -29,6 +30,7 @@ def main(store: str, folder: Path, action: str, *more: str) -> None:
         "verify": lambda: asyncio.run(verify(backend)),
         "forget": lambda: runner_of(one_step(folder), backend).run("r", run_id="r"),
         "fork": lambda: fork(backend, folder),
+        "outlive": lambda: outlive(backend, folder),
         "stuck": lambda: stuck(backend),
     }
     actions[action]()
@@ -134,6 +136,23 @@ def fork(backend: StateBackend, folder: Path) -> None:
         print("child", runner.run("x", run_id="child").status, flush=True)
         os._exit(0)
     os.waitpid(child, 0)
+
+
+def outlive(backend: StateBackend, folder: Path) -> None:
+    """A child that goes on after its parent has closed the store, and is killed then."""
+    runner = runner_of(one_step(folder), backend)
+    runner.run("x", run_id="parent")
+    (told, tell), (closed, close) = os.pipe(), os.pipe()
+    if os.fork() == 0:
+        runner.run("x", run_id="before")
+        os.write(tell, b".")
+        os.read(closed, 1)
+        print("after", runner.run("x", run_id="after").status, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.read(told, 1)
+    asyncio.run(backend.close())
+    os.write(close, b".")
+    os.wait()
 
 
 def stuck(backend: StateBackend) -> None:

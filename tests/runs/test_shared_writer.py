@@ -44,8 +44,7 @@ def runs(count: int) -> list[PipelineResult]:
 def test_workers_share_commits() -> None:
     runs(1)
     statements: list[str] = []
-    connection = shared_writer._writers["default"]._connection
-    assert connection is not None
+    (connection,) = shared_writer._writers["default"]._connections._idle
     connection.set_trace_callback(statements.append)
 
     assert [result.output for result in runs(20)] == [3] * 20

@@ -20,6 +20,7 @@ from flujo.encryption import Keys
 from flujo.errors import BackendError
 from flujo.records import AuditEvent, LogChunk, RunHead, StepReport, Tombstone
 from flujo.state.artefacts import ARTEFACT_BYTES, checked_threshold
+from flujo.state.backends.sqlite_connections import Connections
 from flujo.state.backends.sqlite_errors import translated, when_free
 from flujo.state.backends.sqlite_health import health
 from flujo.state.backends.sqlite_schema import TABLES, check_owner, create_tables
@@ -34,8 +35,6 @@ from flujo.state.workflow_state import document_of, state_of
 from flujo.transitions import purge
 
 BUSY_SECONDS = 20.0
-MAX_IDLE = 4
-_OF_THE_PARENT: list[list[sqlite3.Connection]] = []  # kept, since closing them would let go of the parent's locks
 
 
 class SQLiteBackend(StateBackend):
@@ -69,7 +68,7 @@ class SQLiteBackend(StateBackend):
         self._clock = clock or SystemClock()
         self._writer = Writer(_weakly(self._connect), busy_seconds, audit_table=TABLES[AuditEvent])
         weakref.finalize(self, self._writer.stop)
-        self._readers = _Readers()
+        self._readers = Connections(_weakly(self._connect), busy_seconds)
         weakref.finalize(self, self._readers.close)
         self._known = False
         made = Dialect if encryption is None else partial(SealingDialect, keys=encryption)
@@ -174,16 +173,10 @@ class SQLiteBackend(StateBackend):
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Cursor]:
         """A connection that nobody else uses meanwhile, in one snapshot."""
-        with translated(self.path):
-            connection = self._readers.take() or self._connect()
-            try:
-                connection.execute("BEGIN")
-                yield connection.cursor()
-                connection.execute("COMMIT")
-            except BaseException:
-                connection.close()
-                raise
-            self._readers.give_back(connection)
+        with translated(self.path), self._readers.lent() as connection:
+            connection.execute("BEGIN")
+            yield connection.cursor()
+            connection.execute("COMMIT")
 
     # Connections
 
@@ -228,35 +221,6 @@ class SQLiteBackend(StateBackend):
     async def close(self) -> None:
         await self._writer.close()
         self._readers.close()
-
-
-class _Readers:
-    """Connections kept open between reads: opening one takes longer than most reads."""
-
-    def __init__(self) -> None:
-        self._pid = os.getpid()
-        self._idle: list[sqlite3.Connection] = []
-
-    def take(self) -> sqlite3.Connection | None:
-        """One that nobody uses, if there is one. A child process leaves alone what its parent opened."""
-        if self._pid != os.getpid():
-            _OF_THE_PARENT.append(self._idle)
-            self._pid, self._idle = os.getpid(), []
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return None
-
-    def give_back(self, connection: sqlite3.Connection) -> None:
-        """Keep a connection that is in no transaction, unless enough are kept."""
-        if len(self._idle) < MAX_IDLE:
-            self._idle.append(connection)
-        else:
-            connection.close()
-
-    def close(self) -> None:
-        while (connection := self.take()) is not None:
-            connection.close()
 
 
 def _weakly(connect: Callable[[], sqlite3.Connection]) -> Callable[[], sqlite3.Connection]:

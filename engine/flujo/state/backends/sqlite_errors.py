@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flujo.errors import BackendBusy, BackendError, CorruptState, FlujoError
+from flujo.errors import BackendBusy, BackendError, CorruptState, FlujoError, OutcomeUnknown
 
 _RETRY_SECONDS = 0.005
 
@@ -31,6 +31,16 @@ def translate(error: sqlite3.Error, where: Path | str) -> FlujoError:
     if _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return CorruptState(f"{where} cannot be read ({error}). It was left as it is: restore it from a backup.")
     return BackendError(f"{where} failed: {error}. Nothing was saved.")
+
+
+def not_confirmed(error: sqlite3.Error, where: Path | str, *, may_be_kept: bool) -> FlujoError:
+    """An error of COMMIT as ours, where the write is not found.
+
+    One that the disk failed to confirm may still be in the log, and come to light when that is read after a crash.
+    """
+    if may_be_kept or _code(error) == sqlite3.SQLITE_IOERR:
+        return OutcomeUnknown(f"{where} did not confirm the write: {error}. Read the run before acting.")
+    return translate(error, where)
 
 
 def when_free(connection: sqlite3.Connection, sql: str, seconds: float) -> None:

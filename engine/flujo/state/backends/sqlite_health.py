@@ -12,6 +12,9 @@ from flujo.records import Artefact, ArtefactUse, AuditEvent, RunHead, Tombstone
 from flujo.state.backends.sqlite_schema import SCHEMA_VERSION, TABLES
 from flujo.state.base import Check
 
+LARGE_LOG = 256
+"""In MB. Writers let it grow to a quarter of that, unless a reader needs what it holds."""
+
 
 def health(path: Path, synchronous: str) -> Iterator[Check]:
     """Each check of the file at `path`."""
@@ -28,6 +31,10 @@ def health(path: Path, synchronous: str) -> Iterator[Check]:
         yield Check("integrity", said == ["ok"], "; ".join(said), "the file is damaged: restore it from a backup")
         mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
         yield Check("journal", mode == "wal", mode, "another program changed it: open the store once to set it back")
+        log = Path(f"{path}-wal")
+        size = log.stat().st_size >> 20 if log.exists() else 0
+        advice = "a program reads from the store and does not end: end it, and the log is emptied"
+        yield Check("log", size < LARGE_LOG, f"{size} MB", advice)
         sure = synchronous == "FULL"
         advice = "a power cut may take the last commits: open the store with synchronous='FULL'"
         yield Check("synchronous", sure, f"{synchronous}, as this backend opens it", advice)

@@ -1,4 +1,4 @@
-"""The one connection that a process writes to an SQLite store through: who writes at the same time shares a commit."""
+"""The way that a process writes to an SQLite store: who writes at the same time shares a commit."""
 
 from __future__ import annotations
 
@@ -11,41 +11,51 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
+from weakref import WeakSet
 
 from flujo.batch import Batch
-from flujo.errors import Fenced, OutcomeUnknown
+from flujo.errors import BackendError, Fenced, OutcomeUnknown
 from flujo.records import AuditEvent
-from flujo.state.backends.sqlite_errors import translate, translated, when_free
+from flujo.state.backends.sqlite_connections import Connections
+from flujo.state.backends.sqlite_errors import not_confirmed, translate, translated, when_free
 
 T = TypeVar("T")
 MAX_SHARED = 200
 QUICK_SECONDS = 0.002
 """A commit that takes longer holds up a whole event loop, and the next ones are made by the thread."""
 SLOW_FOR = 25
-"""For how many times what the slow commit took: slow commits hold up a loop for a hundredth of the time at most."""
-LOG_ROWS = 1_000
-"""After so many rows the log goes to the file: each step writes the same few pages again, which go there once."""
+"""For how many times what the slow commit took: slow commits hold up a loop for a twenty-fifth of the time at most."""
+LOG_WRITES = 250
+"""After so many the log goes to the file: each step writes the same few pages again, which go there once."""
 LOG_PAGES = 16_000
 """64 MB: so large the log becomes where the rows are. The commit that reaches it waits for its pages to be written."""
-_OF_THE_PARENT: list[sqlite3.Connection | None] = []  # kept, since closing them would let go of the parent's locks
+_INTERRUPTED = sqlite3.OperationalError("interrupted")
+_OF_THE_JOB = (sqlite3.DataError, sqlite3.InterfaceError, sqlite3.NotSupportedError, sqlite3.ProgrammingError)
+"""What SQLite says of a value that it cannot take; other errors are the store's, and end the whole transaction."""
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """Work inside a transaction; its future is settled after the commit."""
+    """Work inside a transaction; its future is settled after the commit.
+
+    `unconfirmed` is set before its COMMIT, and to the error of that: whoever meets it later looks whether it was kept.
+    """
 
     work: Callable[[sqlite3.Cursor], Any]
     turn: _Turn
-    future: asyncio.Future[Any] | None = None
+    future: asyncio.Future[Any]
     result: Any = None
     error: BaseException | None = None
+    unconfirmed: sqlite3.Error | None = None
 
     def settle(self) -> None:
         """Tell who waits, in its loop. Whoever was cancelled waits no longer; the work is done all the same."""
-        if self.future is None or self.future.done():
+        if self.future.done() or self.turn.loop.is_closed():
             return
-        if self.error is not None:
+        if isinstance(self.error, StopIteration):  # which no future takes
+            self.future.set_exception(RuntimeError("The write raised StopIteration. Nothing was saved."))
+        elif self.error is not None:
             self.future.set_exception(self.error)
         else:
             self.future.set_result(self.result)
@@ -57,9 +67,11 @@ class _Turn:
 
     loop: asyncio.AbstractEventLoop
     jobs: list[_Job] = field(default_factory=list)
-    ends: bool = False
     first: asyncio.Task[Any] | None = None
     first_until: float = 0.0
+
+
+_Queue: TypeAlias = SimpleQueue[list[_Job] | None]
 
 
 class _OfThread(threading.local):
@@ -82,52 +94,55 @@ class Writer:
         self._connect = connect
         self._busy_seconds = busy_seconds
         self._audit_table = audit_table
-        self._begin()
+        self._connections = Connections(self._open, busy_seconds)
+        self.begin()
+        _writers.add(self)
 
-    def _begin(self) -> None:
-        self._pid = os.getpid()
-        self._connection: sqlite3.Connection | None = None
-        self._using = threading.Lock()
+    def begin(self) -> None:
+        """Begin, or begin anew in a child of a fork: it has none of the threads, and leaves their jobs to them."""
         self._guard = threading.RLock()  # a backend may be collected, and stop it, while this thread is in here
         self._thread: threading.Thread | None = None
-        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self._queue: _Queue = SimpleQueue()
+        self._busy = False  # the thread, with jobs or about to have some
         self._here = _OfThread()
         self._slow_until = 0.0
-        self._log_full_at = 0
+        self._in_log = 0
+
+    def _open(self) -> sqlite3.Connection:
+        connection = self._connect()
+        connection.execute("PRAGMA busy_timeout = 0")  # in a loop's thread nothing is waited for
+        connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+        connection.execute(f"PRAGMA journal_size_limit = {LOG_PAGES * 4096}")  # after a reader that made it larger
+        return connection
 
     async def write(self, work: Callable[[sqlite3.Cursor], T]) -> T:
-        """The result of `work`, once it is committed. Raises its error, or that of the store; then nothing is kept."""
-        if self._pid != os.getpid():  # a fork has neither the threads of its parent nor the use of its connection
-            _OF_THE_PARENT.append(self._connection)
-            self._begin()
+        """The result of `work`, once it is committed. Raises its error, or that of the store; then nothing is kept.
+
+        `work` may be called several times, until a transaction with it is committed.
+        """
         loop = asyncio.get_running_loop()
         turn = self._here.turn
         if turn is None or turn.loop is not loop:
             turn = self._here.turn = _Turn(loop)
-        job = _Job(work, turn)
-        if self._comes_first(turn) and self._commit_here([job]):
-            if job.error is not None:
-                try:
-                    raise job.error
-                finally:
-                    del job  # which would keep this frame, and the frame it
-            alone: T = job.result
-            return alone
-        job.future = loop.create_future()
-        turn.jobs.append(job)
-        result: T = await job.future
+        loop.call_soon(self._end, turn)  # each time, since an interrupt may come where the loop was about to call it
+        job = _Job(work, turn, loop.create_future())
+        if not (self._comes_first(turn) and self._commit_here([job])):
+            turn.jobs.append(job)
+        try:
+            result: T = await job.future
+        finally:
+            del job  # its error would keep this frame, and the frame it
         return result
 
     def _comes_first(self, turn: _Turn) -> bool:
         """Whether this task may write at once: the first in this turn of the loop, until others should have theirs."""
-        task = asyncio.current_task(turn.loop)
-        if not turn.ends:
-            turn.ends, turn.first, turn.first_until = True, task, time.monotonic() + QUICK_SECONDS
-            turn.loop.call_soon(self._end, turn)
-        return turn.first is task and not turn.jobs and time.monotonic() < turn.first_until
+        task, now = asyncio.current_task(turn.loop), time.monotonic()
+        if turn.first is None:
+            turn.first, turn.first_until = task, now + QUICK_SECONDS
+        return turn.first is task and not turn.jobs and now < turn.first_until
 
     async def close(self) -> None:
-        """Close the connection, after all that was asked for before. A later write opens another."""
+        """Close the connections, after all that was asked for before. A later write opens another."""
         turn = self._here.turn
         while turn is not None and turn.jobs:
             self._end(turn)
@@ -136,102 +151,149 @@ class Writer:
             await asyncio.to_thread(thread.join)
 
     def stop(self) -> threading.Thread | None:
-        """Close the connection, or have the thread close it after its last job. Waits for nobody."""
+        """Close the connections, or have the thread close them after its last job. Waits for nobody."""
         with self._guard:
             thread, self._thread = self._thread, None
             if thread is not None:
                 self._queue.put(None)
-            elif self._using.acquire(blocking=False):
-                self._drop_connection()
-                self._using.release()
+        if thread is None:
+            self._connections.close()
         return thread
 
     # In the loop's thread
 
     def _end(self, turn: _Turn) -> None:
-        """Commit what a turn of the loop asked for, or have it committed."""
-        jobs, turn.jobs = turn.jobs[:MAX_SHARED], turn.jobs[MAX_SHARED:]
-        turn.ends, turn.first = bool(turn.jobs), None
-        if turn.ends:
-            turn.loop.call_soon(self._end, turn)
+        """Commit what a turn of the loop asked for, or have it committed. What an interrupt leaves comes up again."""
+        jobs, turn.first = turn.jobs[:MAX_SHARED], None
         if jobs and not self._commit_here(jobs):
-            self._queue_up(jobs)
+            self._hand_over(jobs)
+        del turn.jobs[: len(jobs)]
 
     def _commit_here(self, jobs: list[_Job]) -> bool:
-        """Commit without waiting for anybody; False, and nothing is done, when that may take long."""
-        if time.monotonic() < self._slow_until or not self._using.acquire(blocking=False):
+        """Commit without waiting for anybody. False when that may take long, or something is wrong: nothing is kept.
+
+        It sees to jobs whose COMMIT fails: they are handed over.
+        """
+        if self._busy or self._in_log >= LOG_WRITES or time.monotonic() < self._slow_until:
             return False
+        if jobs[0].unconfirmed is not None:  # an interrupt came between its COMMIT and the word to who waits
+            return False
+        connection = self._connections.take_idle()
+        if connection is None:
+            return False
+        committing = False
         try:
-            connection = self._connection
-            if connection is None or connection.total_changes >= self._log_full_at:
+            connection.execute("BEGIN IMMEDIATE")
+            if not self._all_clean(connection.cursor(), jobs):
                 return False
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.Error:  # locked by another process, or broken: the thread waits, or tells of it
+            committing = True
+            self._commit(connection, jobs)
+        except sqlite3.Error:  # locked by another process, or broken: the thread waits, or tells of it
+            if not committing:
                 return False
-            seconds = self._commit(connection, jobs)
+            connection.close()
+            self._hand_over(jobs)
+        else:
+            _settle(jobs)
         finally:
-            self._using.release()
-        if seconds > QUICK_SECONDS:
-            self._slow_until = time.monotonic() + SLOW_FOR * seconds
-        _settle(jobs)
+            self._connections.give_back(connection)
         return True
 
-    def _queue_up(self, jobs: list[_Job]) -> None:
+    def _hand_over(self, jobs: list[_Job]) -> None:
         """Give jobs to the thread; under the guard, since one that came after the word to stop would never be done."""
         with self._guard:
-            if self._thread is None:
-                self._queue = SimpleQueue()
-                self._thread = threading.Thread(
-                    target=self._serve, args=(self._queue,), name="flujo-sqlite-writer", daemon=True
-                )
-                self._thread.start()
-            for job in jobs:
-                self._queue.put(job)
+            try:
+                if self._thread is None:
+                    self._thread, self._queue = self._started()
+                self._busy = True
+                self._queue.put(jobs)
+            except RuntimeError as error:
+                for job in jobs:
+                    refused = BackendError if job.unconfirmed is None else OutcomeUnknown
+                    job.error = job.error or refused(f"No thread can be started to write: {error}.")
+                _settle(jobs)
 
     # In the thread
 
-    def _serve(self, queue: SimpleQueue[_Job | None]) -> None:
+    def _started(self) -> tuple[threading.Thread, _Queue]:
+        queue: _Queue = SimpleQueue()
+        thread = threading.Thread(target=self._serve, args=(queue,), name="flujo-sqlite-writer", daemon=True)
+        thread.start()
+        return thread, queue
+
+    def _serve(self, queue: _Queue) -> None:
         more = True
-        while more and (job := queue.get()) is not None:
-            jobs, more = self._gather(queue, job)
-            with self._using:
-                self._commit_patiently(jobs)
+        while more and (jobs := queue.get()) is not None:
+            jobs, more = self._gather(queue, jobs)
+            self._see_to(jobs)
+            with self._guard:
+                self._busy = not queue.empty()
             self._tell(jobs)
-            with self._using:
-                self._empty_log()
-            del job, jobs  # nothing is kept of them while the thread waits
-        with self._using:
-            self._drop_connection()
+            self._empty_log()
+            del jobs  # nothing is kept of them while the thread waits
+        self._connections.close()
 
     @staticmethod
-    def _gather(queue: SimpleQueue[_Job | None], first: _Job) -> tuple[list[_Job], bool]:
+    def _gather(queue: _Queue, first: list[_Job]) -> tuple[list[_Job], bool]:
         """All jobs that wait now; False when the last word was to stop."""
-        jobs = [first]
+        jobs = list(first)
         while len(jobs) < MAX_SHARED:
             try:
-                job = queue.get_nowait()
+                more = queue.get_nowait()
             except Empty:
                 break
-            if job is None:
+            if more is None:
                 return jobs, False
-            jobs.append(job)
+            jobs += more
         return jobs, True
 
-    def _commit_patiently(self, jobs: list[_Job]) -> None:
-        """Commit as soon as the file is there and nobody else has it locked."""
+    def _see_to(self, jobs: list[_Job]) -> None:
+        """Commit as soon as the file is there and nobody else has it locked; what may be committed is looked for."""
+        left = [job for job in jobs if job.unconfirmed is None]
+        unconfirmed = [job for job in jobs if job.unconfirmed is not None]
         try:
-            with translated("the store"):
-                if self._connection is None:
-                    self._connection = self._connect()
-                    self._connection.execute("PRAGMA busy_timeout = 0")  # in a loop's thread nothing is waited for
-                    self._connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
-                    self._log_full_at = LOG_ROWS
-                when_free(self._connection, "BEGIN IMMEDIATE", self._busy_seconds)
-        except BaseException as error:
-            self._fail(jobs, error)
-        else:
-            self._commit(self._connection, jobs)
+            if left:
+                self._commit_patiently(left)
+        except BaseException as error:  # whatever it is, it belongs to those who wait for these writes
+            for job in left:
+                if job.unconfirmed is None:
+                    job.error = job.error or error
+                else:
+                    unconfirmed.append(job)
+        if unconfirmed:
+            self._look_what_is_kept(unconfirmed)
+
+    def _commit_patiently(self, jobs: list[_Job]) -> None:
+        """Do the jobs, each whole or not at all, and commit."""
+        with translated("the store"), self._connections.lent() as connection:
+            when_free(connection, "BEGIN IMMEDIATE", self._busy_seconds)
+            cursor = connection.cursor()
+            for job in jobs:
+                self._alone(cursor, job)
+            self._commit(connection, jobs)
+
+    def _look_what_is_kept(self, jobs: list[_Job]) -> None:
+        """A COMMIT that failed may have been kept: another connection tells for each job which it was."""
+        try:
+            with translated("the store"), self._connections.lent() as connection:
+                kept = [self._is_kept(connection, job.result) for job in jobs]
+        except Exception as error:  # a transition's refusal stands; of the others nothing is known
+            for job in jobs:
+                job.error = job.error or OutcomeUnknown(f"The store cannot be read after a failed write: {error}")
+            return
+        for job, found in zip(jobs, kept, strict=True):
+            if not found and job.error is None and job.unconfirmed is not None:
+                job.error = not_confirmed(job.unconfirmed, "the store", may_be_kept=found is None)
+
+    def _is_kept(self, connection: sqlite3.Connection, result: Any) -> bool | None:
+        """None when nothing tells: a write without audit events leaves no trace of its own."""
+        if not isinstance(result, Batch):
+            return None
+        events = [(row.run_id, row.seq, row.hash) for row in result.inserts if isinstance(row, AuditEvent)]
+        if not result.writes:
+            return True
+        sql = f"SELECT count(*) FROM {self._audit_table} WHERE run_id = ? AND seq = ? AND hash = ?"
+        return all(connection.execute(sql, event).fetchone()[0] for event in events) if events else None
 
     @staticmethod
     def _tell(jobs: list[_Job]) -> None:
@@ -245,40 +307,15 @@ class Writer:
 
     def _empty_log(self) -> None:
         """Write the log's pages to the file, when there are enough of them. Whoever waited was told before."""
-        connection = self._connection
-        if connection is not None and connection.total_changes >= self._log_full_at:
-            self._log_full_at = connection.total_changes + LOG_ROWS
-            with suppress(sqlite3.Error):  # nothing is lost: the log keeps what the file has not
+        if self._in_log >= LOG_WRITES:
+            self._in_log = 0
+            with suppress(Exception), self._connections.lent() as connection:  # the log keeps what the file has not
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
-    # In either, by whoever uses the connection
-
-    def _commit(self, connection: sqlite3.Connection, jobs: list[_Job]) -> float:
-        """Do all jobs in the transaction that has begun, and commit it: the seconds that the commit itself took."""
-        try:
-            with translated("the store"):
-                self._do(connection, jobs)
-                began = time.perf_counter()
-                try:
-                    connection.execute("COMMIT")
-                except sqlite3.Error as error:
-                    self._look_what_is_kept(jobs, error)
-                return time.perf_counter() - began
-        except BaseException as error:  # whatever it is, it belongs to those who wait for these writes
-            self._fail(jobs, error)
-            return 0.0
-
-    def _do(self, connection: sqlite3.Connection, jobs: list[_Job]) -> None:
-        """Do all jobs, each whole or not at all; savepoints are for when one was left half done."""
-        cursor = connection.cursor()
-        if not self._all_clean(cursor, jobs):
-            cursor.execute("ROLLBACK")
-            when_free(connection, "BEGIN IMMEDIATE", self._busy_seconds)
-            for job in jobs:
-                self._alone(cursor, job)
+    # In either thread
 
     def _all_clean(self, cursor: sqlite3.Cursor, jobs: list[_Job]) -> bool:
-        """Do all jobs, and say whether each was done or refused whole."""
+        """Do all jobs, and say whether each was done or refused whole; savepoints are for when one was not."""
         for job in jobs:
             before = cursor.connection.total_changes
             if not self._one(cursor, job) and cursor.connection.total_changes != before:
@@ -298,47 +335,40 @@ class Writer:
             job.result = job.work(cursor)
         except sqlite3.IntegrityError as error:
             job.error = Fenced(f"The run changed meanwhile ({error}). Nothing was written.")
+        except _OF_THE_JOB as error:
+            job.error = translate(error, "the store")
         except sqlite3.Error:
             raise
-        except Exception as error:  # a transition's refusal, or any fault in it: this job's alone
+        except BaseException as error:  # a transition's refusal, any fault in it, an interrupt: this job's alone
             job.error = error
         return job.error is None
 
-    def _look_what_is_kept(self, jobs: list[_Job], error: sqlite3.Error) -> None:
-        """A COMMIT that failed may have been kept: a fresh connection tells for each job which it was."""
-        self._drop_connection()
+    def _commit(self, connection: sqlite3.Connection, jobs: list[_Job]) -> None:
+        """From here on the jobs may be kept, and are not to be done again."""
         for job in jobs:
-            if job.error is None and isinstance(job.result, Batch):
-                job.error = None if self._is_kept(job.result) else translate(error, "the store")
-            elif job.error is None:
-                job.error = OutcomeUnknown(f"The store did not confirm the write: {error}")
-
-    def _is_kept(self, batch: Batch) -> bool:
-        hashes = [(row.run_id, row.seq, row.hash) for row in batch.inserts if isinstance(row, AuditEvent)]
-        if not batch.writes:
-            return True
+            job.unconfirmed = _INTERRUPTED
+        began = time.monotonic()
         try:
-            connection = self._connect()
+            connection.execute("COMMIT")
         except sqlite3.Error as error:
-            raise OutcomeUnknown(f"The store did not confirm the write, and cannot be read: {error}") from error
-        try:
-            sql = f"SELECT count(*) FROM {self._audit_table} WHERE run_id = ? AND seq = ? AND hash = ?"
-            return bool(hashes) and all(connection.execute(sql, key).fetchone()[0] for key in hashes)
-        finally:
-            connection.close()
-
-    def _fail(self, jobs: list[_Job], error: BaseException) -> None:
-        self._drop_connection()
-        for job in jobs:
-            job.error = job.error or error
-
-    def _drop_connection(self) -> None:
-        """Close the connection; what it has not committed is undone."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+            for job in jobs:
+                job.unconfirmed = error
+            raise
+        self._in_log += len(jobs)
+        seconds = time.monotonic() - began
+        if seconds > QUICK_SECONDS:
+            self._slow_until = began + SLOW_FOR * seconds
 
 
 def _settle(jobs: list[_Job]) -> None:
     for job in jobs:
         job.settle()
+
+
+def _after_fork_in_child() -> None:
+    for writer in _writers:
+        writer.begin()
+
+
+_writers: WeakSet[Writer] = WeakSet()
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,209 @@
+"""The writer of an SQLite store when something goes wrong: nobody waits for ever, and only what is so is said."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sqlite3
+import sys
+import threading
+from collections.abc import Coroutine
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from flujo.batch import Batch, RunView, Transition, unchanged
+from flujo.errors import BackendError
+from flujo.state.backends import sqlite_writer
+from flujo.state.backends.sqlite import SQLiteBackend
+
+from tests.engine.test_shared_commits import break_off, describe, start
+
+
+@pytest.fixture
+def in_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the disk is, the commits are made in the loop's thread."""
+    monkeypatch.setattr(sqlite_writer, "QUICK_SECONDS", 60.0)
+
+
+async def caught(write: Coroutine[Any, Any, Batch]) -> Batch | BaseException:
+    """What came of a write; some errors would end the loop if a task let them out."""
+    try:
+        return await write
+    except BaseException as error:
+        return error
+
+
+async def of_one_turn(backend: SQLiteBackend, *works: tuple[str, Transition]) -> list[Any]:
+    """What came of writes that share a commit; None of those that nobody was told of within a second."""
+    await backend.transact("first", unchanged)
+    tasks = [asyncio.ensure_future(caught(backend.transact(*work))) for work in (("first", unchanged), *works)]
+    _, waiting = await asyncio.wait(tasks, timeout=1)
+    return [None if task in waiting else task.result() for task in tasks[1:]]
+
+
+@pytest.mark.parametrize("error", [StopIteration, asyncio.CancelledError, SystemExit, KeyboardInterrupt])
+async def test_whatever_a_transition_raises_is_told_to_its_writer_alone(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    backend = SQLiteBackend(tmp_path / "runs.db")
+
+    def bad(view: RunView) -> Batch:
+        raise error
+
+    before, between, after = await of_one_turn(backend, ("a", start("a")), ("b", bad), ("c", start("c")))
+    assert (type(before), type(after)) == (Batch, Batch)
+    assert isinstance(between, RuntimeError if error is StopIteration else error)  # futures refuse a StopIteration
+    assert await backend.run_ids() == ["a", "c"]
+    await backend.close()
+
+
+async def test_value_that_sqlite_refuses_fails_alone(tmp_path: Path) -> None:
+    class Narrow(SQLiteBackend):
+        def _connect(self) -> sqlite3.Connection:
+            connection = super()._connect()
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 100_000)
+            return connection
+
+    def too_long(view: RunView) -> Batch:
+        head = start("b")(view).kept
+        return Batch("b", None, head.changed({"title": "x" * 200_000}))
+
+    backend = Narrow(tmp_path / "runs.db")
+    before, between, after = await of_one_turn(backend, ("a", start("a")), ("b", too_long), ("c", start("c")))
+    assert (type(before), type(after)) == (Batch, Batch)
+    assert isinstance(between, BackendError)
+    assert "too big" in str(between)
+    await backend.close()
+
+
+async def test_writes_fail_while_no_thread_can_be_started_and_go_on_after_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    backend = SQLiteBackend(tmp_path / "runs.db")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        for _ in range(2):
+            with pytest.raises(BackendError, match="can't start new thread"):
+                await asyncio.wait_for(backend.transact("a", start("a")), timeout=1)
+    await asyncio.wait_for(backend.transact("a", start("a")), timeout=1)
+    await backend.close()
+
+
+async def test_write_that_is_done_again_waits_for_the_file_beside_the_loop(tmp_path: Path, in_loop: None) -> None:
+    """One was left half done. When all are undone another process comes first, and keeps the file for a while."""
+    other = sqlite3.connect(tmp_path / "runs.db", isolation_level=None, check_same_thread=False)
+    undone, rounds = False, 0
+
+    class Outrun(SQLiteBackend):
+        def _connect(self) -> sqlite3.Connection:
+            connection = super()._connect()
+            connection.set_trace_callback(self.look)
+            return connection
+
+        def look(self, statement: str) -> None:
+            nonlocal undone
+            if undone and not rounds and statement == "BEGIN IMMEDIATE":
+                other.execute("BEGIN IMMEDIATE")
+                threading.Timer(0.2, other.execute, ["ROLLBACK"]).start()
+                undone = False
+            undone = undone or statement == "ROLLBACK"
+
+    async def others() -> None:
+        nonlocal rounds
+        while True:
+            await asyncio.sleep(0.001)
+            rounds += other.in_transaction
+
+    backend = Outrun(tmp_path / "runs.db")
+    for run_id in ("a", "b", "first"):
+        await backend.transact(run_id, start(run_id))
+    beside = asyncio.ensure_future(others())
+    described, broken = await of_one_turn(backend, ("a", describe), ("b", break_off))
+    beside.cancel()
+    assert rounds > 10
+    assert isinstance(described, Batch)
+    assert isinstance(broken, Exception)
+    await backend.close()
+    other.close()
+
+
+async def test_log_that_a_reader_kept_from_being_emptied_is_cut_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_writer, "LOG_PAGES", 30)
+    monkeypatch.setattr(sqlite_writer, "LOG_WRITES", 10)
+    backend = SQLiteBackend(tmp_path / "runs.db", synchronous="NORMAL")
+    log = tmp_path / "runs.db-wal"
+
+    async def write(name: str) -> int:
+        for number in range(30):
+            await backend.transact(f"{name}{number}", start(f"{name}{number}"))
+        return log.stat().st_size
+
+    await write("a")
+    reader = sqlite3.connect(backend.path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM flujo_run").fetchone()
+    assert await write("b") > 60 * 4096
+    reader.close()
+    assert await write("c") <= 30 * 4096
+    await backend.close()
+
+
+class Interrupts:
+    """A trace function that interrupts its thread at the line of this number in the writer's module."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def __call__(self, frame: FrameType, event: str, _argument: object) -> Any:
+        if frame.f_code.co_filename != sqlite_writer.__file__:
+            return None
+        self.left -= event == "line"
+        if event == "line" and self.left == 0:
+            raise KeyboardInterrupt
+        return self
+
+
+def interrupted_at(line: int, folder: Path) -> bool:
+    """Write from four tasks, with an interrupt; False when they came to their end before it."""
+    backend = SQLiteBackend(folder / f"{line}.db", synchronous="NORMAL", busy_seconds=1)
+    other = sqlite3.connect(backend.path, timeout=1, isolation_level=None)
+    with asyncio.Runner() as runner:
+        runner.run(backend.transact("first", start("first")))
+        loop = runner.get_loop()
+        tasks = [loop.create_task(caught(backend.transact(name, start(name)))) for name in "abcd"]
+        interrupts, before = Interrupts(line), sys.gettrace()
+        sys.settrace(interrupts)
+        with suppress(KeyboardInterrupt):
+            loop.run_until_complete(asyncio.wait(tasks, timeout=1))
+        sys.settrace(before)
+        runner.run(backend.transact("later", start("later")))  # the writer goes on
+        runner.run(asyncio.wait(tasks, timeout=1))
+        told = {name: task.result() for name, task in zip("abcd", tasks, strict=True)}  # everybody was told something
+        stored = set(runner.run(backend.run_ids()))
+        other.execute("BEGIN IMMEDIATE")  # nothing is left open
+        other.close()
+        runner.run(backend.close())
+    assert {name for name, result in told.items() if isinstance(result, Batch)} <= stored
+    return interrupts.left <= 0
+
+
+# From Python 3.13 on a connection that was lost with the interrupt, and is closed by that, is told of.
+@pytest.mark.filterwarnings("ignore:.*sqlite3.Connection:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.slow
+def test_interrupt_at_any_line_of_the_writer_leaves_nobody_waiting(tmp_path: Path, in_loop: None) -> None:
+    line = 1
+    gc.disable()  # an interrupt in a finalizer is lost
+    try:
+        while interrupted_at(line, tmp_path):
+            line += 1
+    finally:
+        gc.enable()
+    assert line > 100
