@@ -6,11 +6,12 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from flujo import Step, kin, step, transitions
+from flujo import Flujo, PipelineRegistry, Step, kin, step, transitions
 from flujo.errors import IllegalTransition, InvalidInput, MigrationRefused, PipelineDefinitionError, RunCancelled
 from flujo.migration import plan
 from flujo.node import Node
 from flujo.result import PipelineResult
+from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.base import StateBackend
 from flujo.status import RunStatus, Wait
 from flujo.testing import FakeClock, crash_points
@@ -150,6 +151,28 @@ async def test_child_starts_in_the_version_that_is_newest_then_or_the_one_that_i
     result = await runner.run_async(1, run_id="p")
     assert result.status is RunStatus.FAILED
     assert "ValueError" in (result.error or "")
+
+
+async def test_child_that_cannot_be_started_here_fails_the_step_until_it_can() -> None:
+    @step(transactional=True)
+    def pays(value: int) -> int:
+        return value
+
+    backend, registry = InMemoryBackend(), PipelineRegistry()
+    registry.register(Step.run_pipeline("call", pipeline="later"), name="demo", version="1.0.0")
+    runner = Flujo(registry=registry, pipeline_name="demo", state_backend=backend)
+    failed = await runner.run_async(1, run_id="r")
+    assert (failed.status, str(failed.error)[:35]) == (RunStatus.FAILED, "PipelineNotFound: No pipeline is na")
+
+    registry.register(pays, name="later", version="1.0.0")
+    assert "BackendCannot" in str((await runner.retry_async("r")).error)
+
+    @step
+    async def counts(value: int) -> int:
+        return value + 1
+
+    registry.register(counts, name="later", version="2.0.0")
+    assert (await runner.retry_async("r")).output == 2
 
 
 async def test_input_that_the_child_does_not_take_fails_the_step(backend: StateBackend) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from flujo import kin, transitions
 from flujo.branches import Suspended
 from flujo.child import ChildStep
-from flujo.errors import ChildCancelled, ChildFailed, ChildTooDeep, InvalidInput
+from flujo.errors import BackendCannot, ChildCancelled, ChildFailed, ChildTooDeep, InvalidInput, PipelineNotFound
 from flujo.kin import Ending
 from flujo.records import RunWait, Signal
-from flujo.start import new_run
+from flujo.start import check_capable, new_run
 from flujo.status import RunStatus, Wait, WaitStatus
 from flujo.transitions import StepDone
 from flujo.walk import Spot, Walk
@@ -86,7 +86,11 @@ async def _look(walk: Walk, spot: Spot, node: ChildStep, wait: RunWait, told: Si
 
 async def _start(walk: Walk, spot: Spot, node: ChildStep, wait: RunWait) -> None:
     hold = walk.hold
-    entry = hold.registry.get(node.pipeline, node.version)
+    try:
+        entry = hold.registry.get(node.pipeline, node.version)
+        check_capable(hold.backend, entry)
+    except (PipelineNotFound, BackendCannot) as error:
+        await walk.fail(spot, error)
     value = await walk.ask(spot, node.input_for, await walk.given(spot))
     try:
         new = new_run(
