@@ -14,11 +14,12 @@ from flujo.bridge import wait_for
 from flujo.clock import Clock, SystemClock
 from flujo.context import PipelineContext
 from flujo.description import checked
-from flujo.errors import HumanTaskExpired, PipelineChanged
+from flujo.errors import HumanTaskExpired, PipelineChanged, PipelineDefinitionError
 from flujo.handle import RunHandle
 from flujo.hold import Progress
 from flujo.human import HumanStep
 from flujo.lease import DEFAULT_LEASE
+from flujo.node import check_length
 from flujo.options import ActOptions, AnswerOptions, ForkOptions, RerunOptions, SignalOptions, StartOptions
 from flujo.past import past_result
 from flujo.registry import PipelineRegistry
@@ -61,6 +62,9 @@ class Flujo:
         self.backend = state_backend or InMemoryBackend()
         self.context_model = context_model
         self.clock = clock or SystemClock()
+        check_length(lease, "lease")
+        if lease <= timedelta(0):
+            raise PipelineDefinitionError("A lease is longer than zero.")
         self.lease = lease
         for version in registry.versions(pipeline_name):
             check_capable(self.backend, registry.get(pipeline_name, version))

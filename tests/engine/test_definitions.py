@@ -66,6 +66,13 @@ def test_option_of_another_type_is_refused_by_name(name: str) -> None:
         make()
 
 
+def test_lease_is_a_length_of_time() -> None:
+    for wrong, said in ((5, "lease is a timedelta"), (timedelta(0), "longer than zero")):
+        given: Any = wrong
+        with pytest.raises(PipelineDefinitionError, match=said):
+            runner_of(step(one), InMemoryBackend(), lease=given)
+
+
 async def test_run_id_that_is_no_text_is_refused_as_such() -> None:
     wrong: Any = 7
     with pytest.raises(InvalidInput, match="run_id: Input should be a valid string"):

@@ -8,14 +8,18 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import pytest
 from flujo import Flujo, Pipeline, Step, step
 from flujo.errors import RunIsLeased
+from flujo.state.backends.file import FileBackend
+from flujo.state.backends.sqlite import SQLiteBackend
 from flujo.status import RunStatus
 from flujo.verify import verify_store
 
-from tests.engine.making import kinds_of, runner_of
+from tests.engine.making import Ledger, kinds_of, order_pipeline, runner_of
 from tests.engine.stores import Store
 
 THREADS = 4
@@ -153,3 +157,20 @@ def test_loop_that_is_left_in_the_middle_of_a_write_leaves_the_backend_usable(bu
 
 async def _awaited(runner: Flujo) -> None:
     await runner.run_async("a")
+
+
+@pytest.mark.parametrize("kind", [FileBackend, SQLiteBackend])
+def test_store_named_by_a_relative_path_stays_where_it_was_named(
+    kind: type[FileBackend | SQLiteBackend], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ledger: Ledger
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    backend = kind(Path("runs"))
+    runner = runner_of(order_pipeline(ledger), backend)
+    runner.run("lamp", run_id="r")
+    asyncio.run(backend.close())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    assert runner.resume("r", "yes").output == "SHIPPED: YES"
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    asyncio.run(backend.close())

@@ -82,7 +82,7 @@ class FileBackend(StateBackend):
         encryption: Keys | None = None,
         artefact_bytes: int = ARTEFACT_BYTES,
     ) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(folder).absolute()  # the program may go to another folder
         self._keys = encryption
         self._to_plain = row_writer(encryption)
         self._opened = row_reader(encryption)

@@ -62,7 +62,7 @@ class SQLiteBackend(StateBackend):
     ) -> None:
         if synchronous not in ("FULL", "NORMAL"):
             raise ValueError(f"synchronous is FULL or NORMAL, not {synchronous!r}.")
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # the program may go to another folder
         self._synchronous = synchronous
         self._busy_seconds = busy_seconds
         self._clock = clock or SystemClock()
