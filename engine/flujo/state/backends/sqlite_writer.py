@@ -268,8 +268,11 @@ class Writer:
         with translated("the store"), self._connections.lent() as connection:
             when_free(connection, "BEGIN IMMEDIATE", self._busy_seconds)
             cursor = connection.cursor()
-            for job in jobs:
-                self._alone(cursor, job)
+            if not self._all_clean(cursor, jobs):
+                cursor.execute("ROLLBACK")
+                when_free(connection, "BEGIN IMMEDIATE", self._busy_seconds)
+                for job in jobs:
+                    self._alone(cursor, job)
             self._commit(connection, jobs)
 
     def _look_what_is_kept(self, jobs: list[_Job]) -> None:
