@@ -316,6 +316,7 @@ async def test_crash_anywhere_in_a_cancellation_leaves_it_to_be_carried_out() ->
     assert {str(point): point.result for point in points} == {str(point): RunStatus.CANCELLED for point in points}
 
 
+@pytest.mark.slow
 async def test_lease_is_kept_while_an_interrupted_step_tidies_up(backend: StateBackend) -> None:
     steps = Steps()
     held: list[Any] = []

@@ -221,6 +221,7 @@ def test_stored_texts_cannot_steer_a_terminal() -> None:
     assert printable("red \x1b[31m\u202eevil\n") == "red \\x1b[31m\\u202eevil\\n"
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_a_command_in_peace(place: Place) -> None:
     place.start("a")
     reads, writes = os.pipe()
@@ -233,6 +234,7 @@ def test_a_closed_pipe_ends_a_command_in_peace(place: Place) -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_table_in_which_texts_are_no_markup(place: Place) -> None:
     place.start("a")
     place.do(lambda backend: runner_of(OLD, backend).run_async("x", run_id="b", title="[bold]not bold[/bold]"))
@@ -251,6 +253,7 @@ def test_a_terminal_gets_a_table_in_which_texts_are_no_markup(place: Place) -> N
     assert "─" in shown
 
 
+@pytest.mark.slow
 def test_the_command_line_runs_as_a_program(place: Place) -> None:
     place.start("a")
     done = python("-m", "flujo", "list", place.path, "--json")

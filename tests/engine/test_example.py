@@ -6,6 +6,7 @@ import sqlite3
 import textwrap
 from pathlib import Path
 
+import pytest
 from flujo import Flujo, PipelineRegistry, Step, step
 from flujo.state.backends.sqlite import SQLiteBackend
 
@@ -63,6 +64,7 @@ def test_example_runs_as_it_is_written(tmp_path: Path) -> None:
     assert [s.output for s in final.step_history] == ["HELLO", "yes"]
 
 
+@pytest.mark.slow
 def test_example_pauses_in_one_process_and_resumes_in_another(tmp_path: Path) -> None:
     """Neither process calls `close()`, and both end."""
     for name, body, said in (

@@ -102,6 +102,7 @@ async def test_slow_commits_are_made_beside_the_loop(tmp_path: Path, monkeypatch
     assert threads == [here, here, "flujo-sqlite-writer", "flujo-sqlite-writer"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 async def test_run_that_never_waits_lets_others_have_their_turn(tmp_path: Path, kind: str) -> None:
     """Steps that wait for nothing, each saved at once: the rest of the loop still goes round."""

@@ -134,6 +134,7 @@ async def test_database_that_stays_locked_is_busy_and_nothing_is_saved(tmp_path:
     await backend.close()
 
 
+@pytest.mark.slow
 async def test_new_database_that_another_process_holds_is_busy(tmp_path: Path) -> None:
     backend = SQLiteBackend(tmp_path / "store.db", busy_seconds=0.1)
     with locked(backend.path, "BEGIN EXCLUSIVE"):

@@ -296,6 +296,7 @@ async def test_worker_that_lost_its_lease_writes_nothing_more(backend: StateBack
     assert ledger == {"token 1": 1, "token 2": 1}
 
 
+@pytest.mark.slow
 async def test_heartbeat_keeps_the_lease_of_a_long_step(backend: StateBackend) -> None:
     lease = timedelta(seconds=0.3)
 

@@ -103,6 +103,7 @@ async def one_more(number: int) -> int:
     return number + 1
 
 
+@pytest.mark.slow
 async def test_run_is_read_as_of_one_moment_while_it_goes_on(built_in: Store) -> None:
     counts = Step.loop_until("count", one_more, until=lambda number: number == 60)
     working = asyncio.ensure_future(_awaited(runner_of(counts, built_in.backend).run_async(0, run_id="r")))
@@ -203,6 +204,7 @@ def test_command_finds_what_was_done_to_a_database(database: Path, tampering: st
     assert main(["verify", str(database)]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.tampers
 def test_command_says_what_it_found(database: Path, tmp_path: Path) -> None:
     good = python("-m", "flujo", "verify", database)

@@ -70,6 +70,7 @@ def test_the_command_line_reads_the_sites_store(capsys: pytest.CaptureFixture[st
     assert "no database 'nowhere'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_line_says_that_a_site_must_be_named() -> None:
     from tests.engine.making import python
 

@@ -117,6 +117,7 @@ def test_every_variable_is_documented_and_every_documented_one_is_read() -> None
     assert len(read) > 8
 
 
+@pytest.mark.slow
 def test_manage_py_runs_from_a_bare_checkout(tmp_path: Path) -> None:
     """The engine is found beside the site when nothing is installed."""
     program = f"import sys; sys.path.remove({str(ROOT / 'engine')!r}); import flujo_site, flujo"
