@@ -98,6 +98,12 @@ def test_child_loses_nothing_when_its_parent_closes_the_store(tmp_path: Path, ki
     assert run_worker(kind, tmp_path, "verify").startswith("runs 3")
 
 
+def test_child_of_a_process_that_was_killed_in_a_write_holds_up_nobody(tmp_path: Path) -> None:
+    done = python(WORKER, "file", tmp_path, "bequeath", timeout=25)
+    assert (done.returncode, done.stdout.split()) == (-signal.SIGKILL, ["child", "completed"]), done.stderr
+    assert run_worker("file", tmp_path, "verify").startswith("runs 1")
+
+
 def test_interrupted_script_gives_its_run_back(tmp_path: Path) -> None:
     worker = start("sqlite", tmp_path, "hold")
     assert worker.stdout is not None

@@ -6,12 +6,14 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from flujo import Flujo, PipelineRegistry, StepContext, step
+from flujo.batch import Batch, RunView
 from flujo.errors import Fenced, RunCancelled, RunIsLeased
 from flujo.state.backends.file import FileBackend
 from flujo.state.backends.memory import InMemoryBackend
@@ -31,6 +33,7 @@ def main(store: str, folder: Path, action: str, *more: str) -> None:
         "forget": lambda: runner_of(one_step(folder), backend).run("r", run_id="r"),
         "fork": lambda: fork(backend, folder),
         "outlive": lambda: outlive(backend, folder),
+        "bequeath": lambda: bequeath(backend, folder),
         "stuck": lambda: stuck(backend),
     }
     actions[action]()
@@ -153,6 +156,28 @@ def outlive(backend: StateBackend, folder: Path) -> None:
     asyncio.run(backend.close())
     os.write(close, b".")
     os.wait()
+
+
+def bequeath(backend: StateBackend, folder: Path) -> None:
+    """Fork in the midst of a write, and be killed in it: the child uses the same run, when its parent is gone."""
+    runner = runner_of(one_step(folder), backend)
+    until_killed, alive = os.pipe()
+
+    def fork_here() -> None:
+        if os.fork() == 0:
+            os.close(alive)
+            os.read(until_killed, 1)
+            print("child", runner.run("x", run_id="r").status, flush=True)
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def transition(_view: RunView) -> Batch:
+        thread = threading.Thread(target=fork_here)
+        thread.start()
+        thread.join()
+        raise AssertionError
+
+    asyncio.run(backend.transact("r", transition))
 
 
 def stuck(backend: StateBackend) -> None:

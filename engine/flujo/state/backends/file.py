@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import threading
@@ -14,6 +13,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
+from weakref import WeakSet
 
 from flujo import canonical, codec
 from flujo.batch import Batch, Transition
@@ -34,6 +34,7 @@ from flujo.state.artefacts import (
 from flujo.state.backends.file_artefacts import FileArtefacts
 from flujo.state.backends.file_places import Places
 from flujo.state.base import Check, StateBackend, check_run_id, compare_and_import
+from flujo.state.file_locks import close_locked, open_locked
 from flujo.state.folders import make_folder, sync_folder
 from flujo.state.ready import first_ready
 from flujo.state.rotation import Rotation
@@ -89,6 +90,11 @@ class FileBackend(StateBackend):
         self._artefact_bytes = checked_threshold(artefact_bytes)
         self._artefacts = FileArtefacts(self.folder / _ARTEFACTS, encryption)
         self._clock = clock or SystemClock()
+        self.begin()
+        _backends.add(self)
+
+    def begin(self) -> None:
+        """Begin, or begin anew in a child of a fork, which has none of the threads that were in the midst of a write."""
         self._cache: dict[str, _Cached] = {}
         self._guards: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
@@ -278,7 +284,7 @@ class FileBackend(StateBackend):
                 raise
             finally:
                 self._remove_if_empty(run_id, descriptor)
-                os.close(descriptor)
+                close_locked(descriptor)
 
     def _remove_if_empty(self, run_id: str, descriptor: int) -> None:
         """A file that was made for a write that was then refused is no run."""
@@ -293,13 +299,12 @@ class FileBackend(StateBackend):
             make_folder(self.folder, mode=0o700)
             while True:
                 new = not path.exists()
-                descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                descriptor = open_locked(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
                 if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
                     if new:
                         sync_folder(self.folder)
                     return descriptor
-                os.close(descriptor)
+                close_locked(descriptor)
         except OSError as error:
             raise BackendError(f"{path} cannot be opened: {error}") from error
 
@@ -434,3 +439,12 @@ def _record(table: str, row: dict[str, Any], where: str) -> Any:
 def _line(tables: list[dict[str, Any]]) -> bytes:
     text = canonical.dump(tables)
     return f'{{"rows":{text},"sha256":"{canonical.digest(text)}"}}\n'.encode()
+
+
+def _after_fork_in_child() -> None:
+    for backend in _backends:
+        backend.begin()
+
+
+_backends: WeakSet[FileBackend] = WeakSet()
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -9,7 +9,6 @@ the last one holds the lock of the folder, which the first two letters of the ha
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ from flujo.encryption import Keys
 from flujo.errors import BackendError
 from flujo.records import Artefact
 from flujo.state.artefacts import checked, missing
+from flujo.state.file_locks import close_locked, open_locked
 from flujo.state.folders import make_folder, sync_folder
 from flujo.state.payloads import BEGINNING, key_of, place
 from flujo.state.rotation import Rotation
@@ -124,14 +124,13 @@ class FileArtefacts:
         """Alone among threads and processes in the folder of an artefact."""
         folder = self._path(digest).parent
         make_folder(folder, mode=0o700)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = open_locked(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         except OSError as error:
             raise BackendError(f"{folder}: {error}. The write may not be saved.") from error
         finally:
-            os.close(descriptor)
+            close_locked(descriptor)
 
 
 def _write_whole(path: Path, text: str) -> None:

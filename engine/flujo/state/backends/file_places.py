@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from flujo import canonical
 from flujo.records import RunHead
+from flujo.state.file_locks import close_locked, open_locked
 from flujo.status import RunStatus
 
 
@@ -30,8 +30,7 @@ class Places:
         place = self._place(concurrency_key)
         if concurrency_key not in self._locks:
             place.mkdir(parents=True, mode=0o700, exist_ok=True)
-            self._locks[concurrency_key] = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(self._locks[concurrency_key], fcntl.LOCK_EX)
+            self._locks[concurrency_key] = open_locked(place, os.O_RDONLY | os.O_DIRECTORY)
         running = []
         for mark in sorted(place.iterdir()):
             head = self._head_of(mark.name)
@@ -49,7 +48,7 @@ class Places:
     def close(self) -> None:
         """Let others ask."""
         for descriptor in self._locks.values():
-            os.close(descriptor)
+            close_locked(descriptor)
 
     def _place(self, concurrency_key: str) -> Path:
         return self._folder / canonical.digest(concurrency_key)
