@@ -6,7 +6,7 @@ import itertools
 import time
 
 from flujo import Flujo, Pipeline, PipelineContext, PipelineRegistry, Step, step
-from flujo.node import Node
+from flujo.pipeline import Node
 from flujo.state.base import StateBackend
 
 _ids = itertools.count()

@@ -1,7 +1,6 @@
 """Durable, resumable workflows for Python."""
 
 from flujo.context import PipelineContext
-from flujo.deadlines import Approve
 from flujo.errors import FlujoError
 from flujo.human import Reject
 from flujo.migration import Migrated, StoredRun
@@ -15,6 +14,7 @@ from flujo.state.base import StateBackend
 from flujo.state.workflow_state import WorkflowState
 from flujo.step import Step, step
 from flujo.step_context import StepContext
+from flujo.timetable import Approve
 
 __all__ = [
     "Approve",

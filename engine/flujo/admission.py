@@ -7,9 +7,9 @@ from typing import Any
 
 from flujo import canonical
 from flujo.clock import Clock
+from flujo.definition import no_coroutine
 from flujo.description import checked
 from flujo.errors import InvalidInput, PipelineDefinitionError
-from flujo.node import no_coroutine
 
 MAX_PRIORITY = 1000
 MAX_CONCURRENCY_KEY = 200

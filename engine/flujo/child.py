@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from flujo.definition import no_coroutine
 from flujo.errors import PipelineDefinitionError
-from flujo.node import Node, no_coroutine
+from flujo.pipeline import Node
 
 
 class ChildStep(Node):

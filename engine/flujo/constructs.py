@@ -1,58 +1,16 @@
-"""The nodes that hold other nodes: sub-pipeline, parallel, map, branch, loop and fallback."""
+"""The nodes that run other nodes in their own way: parallel, map, branch, loop and fallback."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from flujo.definition import no_coroutine
 from flujo.errors import PipelineDefinitionError
-from flujo.node import Node, no_coroutine
-from flujo.paths import POSITION_ROOM, name_in
-
-if TYPE_CHECKING:
-    from flujo.pipeline import Pipeline
+from flujo.pipeline import Construct, Node, Pipeline, as_node
 
 OnError = Literal["fail_fast", "collect"]
 Reducers = Mapping[str, Callable[[list[Any]], Any]]
-
-
-class Construct(Node):
-    """A node with nodes inside; its checkpoint joins what they made."""
-
-    def parts(self) -> Iterable[tuple[str, Node]]:
-        """The nodes inside, each with the segment that addresses it behind this node's own path."""
-        raise NotImplementedError  # every construct has parts
-
-    def shape(self) -> dict[str, Any]:
-        return {**super().shape(), "parts": [[segment, part.shape()] for segment, part in self.parts()]}
-
-    def reach(self) -> int:
-        return POSITION_ROOM + max((1 + len(segment) + part.reach() for segment, part in self.parts()), default=0)
-
-    def inner(self, path: str) -> Node | None:
-        segment, _, rest = path.partition("/")
-        wanted = name_in(segment)
-        part = next((part for name, part in self.parts() if name == wanted), None)
-        if part is None or not rest:
-            return part if wanted == segment else None
-        return part.inner(rest)
-
-
-class SubPipeline(Construct):
-    """A pipeline as one step of another."""
-
-    kind = "pipeline"
-
-    def __init__(self, name: str, pipeline: Pipeline) -> None:
-        super().__init__(name)
-        self.pipeline = pipeline
-
-    def parts(self) -> Iterable[tuple[str, Node]]:
-        return [(node.name, node) for node in self.pipeline.nodes]
-
-    @property
-    def output(self) -> Any:
-        return self.pipeline.output
 
 
 class Parallel(Construct):
@@ -94,7 +52,7 @@ class Map(Construct):
         reducers: Reducers | None,
     ) -> None:
         super().__init__(name)
-        self.body = _pipeline(body)
+        self.body = Pipeline.of(body)
         self.max_parallel = _bound(name, max_parallel) or 1
         self.collects = _collects(name, on_error)
         self.reducers = _reducers(name, reducers)
@@ -140,7 +98,7 @@ class Loop(Construct):
 
     def __init__(self, name: str, body: Node | Pipeline, *, until: Callable[[Any], bool], max_iterations: int) -> None:
         super().__init__(name)
-        self.body = _pipeline(body)
+        self.body = Pipeline.of(body)
         no_coroutine(until, f"{name!r}: until")
         self.until = until
         self.max_iterations = _bound(name, max_iterations) or 1
@@ -167,17 +125,6 @@ class Fallback(Construct):
 
     def parts(self) -> Iterable[tuple[str, Node]]:
         return [(self.primary.name, self.primary), (self.backup.name, self.backup)]
-
-
-def _pipeline(part: Node | Pipeline) -> Pipeline:
-    from flujo.pipeline import Pipeline
-
-    return Pipeline.of(part)
-
-
-def as_node(name: str, part: Node | Pipeline) -> Node:
-    """A node as it is, a pipeline as a sub-pipeline of this name."""
-    return part if isinstance(part, Node) else SubPipeline(name, _pipeline(part))
 
 
 def _branches(name: str, branches: Mapping[str, Node | Pipeline] | Sequence[Node]) -> dict[str, Node]:

@@ -10,7 +10,8 @@ from flujo import transitions
 from flujo.batch import Transition
 from flujo.document import RunDocument
 from flujo.errors import MigrationRefused, PipelineChanged
-from flujo.migration import Migrate, MigrationPlan, plan
+from flujo.migration import Migrate, MigrationPlan
+from flujo.planning import plan
 from flujo.records import RunHead
 from flujo.registry import PipelineRegistry, RegisteredPipeline
 from flujo.state.base import StateBackend

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Union
+from typing import Any, Union
 
 from pydantic import ValidationError
 
 from flujo import canonical
-from flujo.deadlines import Approve, Timetable
+from flujo.definition import no_coroutine
 from flujo.errors import InvalidAnswer, PipelineDefinitionError, UnstorableValue
-from flujo.node import Node, no_coroutine
+from flujo.pipeline import Node, Pipeline
 from flujo.stored_type import external
-
-if TYPE_CHECKING:
-    from flujo.pipeline import Pipeline
+from flujo.timetable import Approve, Timetable
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from flujo import transitions
 from flujo.document import RunDocument
 from flujo.errors import CorruptState, RunDeleted, RunNotFound, StaleState
 from flujo.records import AuditEvent, RunHead
-from flujo.state.base import StateBackend, compare_and_import
+from flujo.state.base import StateBackend
+from flujo.state.whole_state import compare_and_import
 from flujo.state.workflow_state import state_of
 from flujo.status import EventKind
 from flujo.verify import verify_chain

@@ -12,12 +12,10 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
 from flujo import canonical
-from flujo.constructs import Construct
 from flujo.document import RunDocument
 from flujo.human import HumanStep
-from flujo.node import Node
 from flujo.paths import bare
-from flujo.pipeline import Pipeline
+from flujo.pipeline import Construct, Node, Pipeline
 from flujo.step import Step
 from flujo.stored_type import external, is_secret
 

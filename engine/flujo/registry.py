@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import PydanticUserError, ValidationError
 
@@ -21,18 +21,15 @@ from flujo.errors import (
     SignalUnknown,
     UnstorableValue,
 )
-from flujo.node import Node
+from flujo.migration import Migrate
 from flujo.paths import MAX_PATH
-from flujo.pipeline import Pipeline
+from flujo.pipeline import Node, Pipeline
 from flujo.records import RunHead
 from flujo.redaction import Secrets, secrets_of
 from flujo.status import OnChange
 from flujo.step import Step
 from flujo.stored_type import external
 from flujo.waits import SignalStep
-
-if TYPE_CHECKING:
-    from flujo.migration import Migrate
 
 _VERSION = re.compile(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,199}")

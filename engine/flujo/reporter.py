@@ -6,17 +6,17 @@ import asyncio
 import logging
 import math
 from contextlib import suppress
+from datetime import datetime, timedelta
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from flujo import transitions
 from flujo.canonical import storable
+from flujo.clock import Clock
 from flujo.errors import BackendError, Fenced, FlujoError
-from flujo.records import LogChunk, StepReport
+from flujo.records import LogChunk, RunHead, StepReport
+from flujo.state.base import StateBackend
 from flujo.transitions import Reports
-
-if TYPE_CHECKING:
-    from flujo.hold import Hold
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,24 @@ RESERVE = 100
 """How many warnings and errors are kept beyond the bound."""
 
 
+class Writer(Protocol):
+    """What a reporter needs of the worker's hold on the run."""
+
+    @property
+    def backend(self) -> StateBackend: ...
+    @property
+    def head(self) -> RunHead: ...
+    @property
+    def fence(self) -> int: ...
+    @property
+    def lease(self) -> timedelta: ...
+    @property
+    def clock(self) -> Clock: ...
+    def now(self) -> datetime: ...
+    def without_secrets(self, text: str) -> str: ...
+    def lines_without_secrets(self, lines: list[str]) -> list[str]: ...
+
+
 class Reporter:
     """Made when a step first says something of itself. Any thread may call `progress` and `add_line`.
 
@@ -35,7 +53,7 @@ class Reporter:
     Without a `loop` nothing is written before that: in a transactional step the store waits for the step itself.
     """
 
-    def __init__(self, hold: Hold, path: str, attempt: int, loop: asyncio.AbstractEventLoop | None) -> None:
+    def __init__(self, hold: Writer, path: str, attempt: int, loop: asyncio.AbstractEventLoop | None) -> None:
         self._hold = hold
         self._path = path
         self._attempt = attempt

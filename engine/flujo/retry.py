@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from flujo.definition import check_length
 from flujo.errors import FlujoError, PipelineDefinitionError, StepInputError, UnstorableValue
-from flujo.node import check_length
 
 LONGEST_WAIT = timedelta(days=365)
 SHORT_WAIT = timedelta(seconds=2)

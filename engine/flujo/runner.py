@@ -13,13 +13,13 @@ from flujo.answers import answer_to, question_of
 from flujo.bridge import wait_for
 from flujo.clock import Clock, SystemClock
 from flujo.context import PipelineContext
+from flujo.definition import check_length
 from flujo.description import checked
 from flujo.errors import HumanTaskExpired, PipelineChanged, PipelineDefinitionError
 from flujo.handle import RunHandle
 from flujo.hold import Progress
 from flujo.human import HumanStep
 from flujo.lease import DEFAULT_LEASE
-from flujo.node import check_length
 from flujo.options import ActOptions, AnswerOptions, ForkOptions, RerunOptions, SignalOptions, StartOptions
 from flujo.past import past_result
 from flujo.registry import PipelineRegistry

@@ -8,21 +8,18 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, overload
 
 from flujo.child import ChildStep
-from flujo.constructs import Branch, Fallback, Loop, Map, OnError, Parallel, Reducers, as_node
-from flujo.deadlines import Approve, Timetable
+from flujo.constructs import Branch, Fallback, Loop, Map, OnError, Parallel, Reducers
+from flujo.definition import check_length
 from flujo.errors import PipelineDefinitionError
 from flujo.human import HumanStep
-from flujo.node import Node, check_length
+from flujo.pipeline import Node, Pipeline, as_node
 from flujo.retry import ErrorTypes, RetryPolicy, policies_of
-from flujo.typing import signature_of
+from flujo.timetable import Approve, Timetable
+from flujo.typing import Signature, signature_of
 from flujo.waits import SignalStep, Timer
-
-if TYPE_CHECKING:
-    from flujo.pipeline import Pipeline
-
 
 TRANSACTION_LIMIT = timedelta(seconds=10)
 
@@ -31,6 +28,7 @@ class Step(Node):
     """A function in a pipeline, made by `@step`. Calling it calls the function."""
 
     kind = "step"
+    signature: Signature
 
     def __init__(
         self,
@@ -101,8 +99,6 @@ class Step(Node):
         With a `quorum` so many different people must give the same answer; one rejection ends it. Under `four_eyes`
         whoever started or requested the run may not decide; None leaves that to the store, whose default is no.
         """
-        from flujo.pipeline import Pipeline
-
         return HumanStep(
             name,
             message_for_user=message_for_user,

@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from flujo import canonical
+from flujo.definition import check_length, no_coroutine
 from flujo.errors import InvalidInput, PipelineDefinitionError
-from flujo.node import Node, check_length, no_coroutine
+from flujo.pipeline import Node
 from flujo.stored_type import external, said
 
 

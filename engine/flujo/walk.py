@@ -15,7 +15,7 @@ from flujo.failure import described
 from flujo.frozen import frozen
 from flujo.hold import Hold
 from flujo.human import HumanStep
-from flujo.node import Node
+from flujo.pipeline import Node
 from flujo.step import Step
 from flujo.transitions import Position, StepDone
 

@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from flujo.child import ChildStep
-from flujo.constructs import Construct
 from flujo.human import HumanStep
-from flujo.node import Node
-from flujo.pipeline import Pipeline
+from flujo.pipeline import Construct, Node, Pipeline
 from flujo.status import AtDeadline
 from flujo.waits import SignalStep, Timer
 

@@ -11,10 +11,9 @@ from django.http import Http404
 from django.urls import reverse
 from django.utils.http import urlencode
 from flujo.child import ChildStep
-from flujo.constructs import Construct
 from flujo.errors import PipelineNotFound
 from flujo.human import HumanStep
-from flujo.node import Node
+from flujo.pipeline import Construct, Node
 from flujo.registry import RegisteredPipeline
 from flujo.status import RunStatus
 from flujo.waits import SignalStep, Timer

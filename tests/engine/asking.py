@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flujo import Flujo, Pipeline, PipelineResult, Step, step
-from flujo.node import Node
+from flujo.pipeline import Node
 from flujo.records import HumanTask
 from flujo.state.base import StateBackend
 from flujo.status import RunStatus

@@ -7,7 +7,7 @@ from typing import Any
 
 from flujo import Flujo, Pipeline, PipelineRegistry, Step, step, transitions
 from flujo.batch import Batch, Transition
-from flujo.node import Node
+from flujo.pipeline import Node
 from flujo.records import RunHead
 from flujo.start import new_run
 from flujo.state.base import StateBackend

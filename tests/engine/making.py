@@ -15,7 +15,7 @@ from flujo import Flujo, Pipeline, PipelineRegistry, Step, step
 from flujo.batch import Batch, RunView, required
 from flujo.document import RunDocument
 from flujo.lease import Holder, this_process
-from flujo.node import Node
+from flujo.pipeline import Node
 from flujo.records import RunHead
 from flujo.state.base import StateBackend
 

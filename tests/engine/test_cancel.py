@@ -13,8 +13,7 @@ import pytest
 from flujo import Flujo, Step, StepContext, attempts, step, transitions, watch
 from flujo.clock import SystemClock
 from flujo.errors import IllegalTransition, RunCancelled
-from flujo.node import Node
-from flujo.pipeline import Pipeline
+from flujo.pipeline import Node, Pipeline
 from flujo.result import PipelineResult
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.base import StateBackend

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from flujo import Flujo, PipelineRegistry, Step, kin, step, transitions
 from flujo.errors import IllegalTransition, InvalidInput, MigrationRefused, PipelineDefinitionError, RunCancelled
-from flujo.migration import plan
-from flujo.node import Node
+from flujo.pipeline import Node
+from flujo.planning import plan
 from flujo.result import PipelineResult
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.base import StateBackend

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from flujo import Flujo, Pipeline, PipelineContext, PipelineRegistry, PipelineResult, Reject, Step, StepContext, step
-from flujo.node import Node
+from flujo.pipeline import Node
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.status import Outcome, RunStatus
 

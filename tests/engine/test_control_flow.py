@@ -13,7 +13,7 @@ import pytest
 from flujo import Pipeline, PipelineContext, PipelineResult, Reject, Step, StepContext, step, transitions
 from flujo.answers import answer_to
 from flujo.errors import PipelineDefinitionError
-from flujo.node import Node
+from flujo.pipeline import Node
 from flujo.records import Signal
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.backends.sqlite import SQLiteBackend

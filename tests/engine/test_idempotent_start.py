@@ -16,7 +16,7 @@ from flujo.errors import (
     RunFailed,
     RunIsLeased,
 )
-from flujo.node import Node
+from flujo.pipeline import Node
 from flujo.state.base import StateBackend
 from flujo.status import RunStatus
 from pydantic import BaseModel

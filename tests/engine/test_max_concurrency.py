@@ -13,7 +13,7 @@ from flujo import Flujo, Pipeline, PipelineRegistry, Step, step, transitions
 from flujo.answers import answer_to
 from flujo.batch import Batch, RunView
 from flujo.errors import AtMaxConcurrency, BackendCannot, Fenced, InvalidInput, PipelineDefinitionError
-from flujo.node import Node
+from flujo.pipeline import Node
 from flujo.records import StepReport
 from flujo.start import new_run
 from flujo.state.base import StateBackend

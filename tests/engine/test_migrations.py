@@ -20,8 +20,8 @@ from flujo import (
     step,
 )
 from flujo.errors import IllegalTransition, MigrationRefused, PipelineChanged, PipelineConflict
-from flujo.migration import plan
-from flujo.node import Node
+from flujo.pipeline import Node
+from flujo.planning import plan
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.base import StateBackend
 from flujo.status import OnChange, Outcome, RunStatus

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from flujo import Approve, Flujo, PipelineRegistry, Step, step, watch
-from flujo.node import Node
+from flujo.pipeline import Node
 from flujo.result import PipelineResult
 from flujo.state.base import StateBackend
 from flujo.status import RunStatus

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from flujo import Flujo, Pipeline, PipelineResult, Reject, Step, step, transitions
 from flujo.errors import AlreadyDecided, FlujoError, InvalidInput, NotAllowed, PipelineDefinitionError
-from flujo.node import Node
+from flujo.pipeline import Node
 from flujo.records import Decision, Vote
 from flujo.start import new_run
 from flujo.state.backends.memory import InMemoryBackend

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from flujo import Flujo, NonRetryable, RetryAfter, RetryPolicy, Step, StepContext, step
 from flujo.errors import PipelineDefinitionError, RunWaits
-from flujo.node import Node
+from flujo.pipeline import Node
 from flujo.retry import LONGEST_WAIT, Retry, retry_after
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.base import StateBackend

@@ -16,7 +16,7 @@ from django.db import DatabaseError, OperationalError, connections, transaction
 from flujo import Pipeline, PipelineContext, PipelineResult, Step, StepContext, step
 from flujo.batch import Batch, Transition
 from flujo.errors import BackendCannot, BackendError, Fenced, PipelineDefinitionError
-from flujo.node import Node
+from flujo.pipeline import Node
 from flujo.state.base import StateBackend
 from flujo.status import AttemptOutcome, RunStatus
 from flujo.testing import check_crash_safety, crash_points

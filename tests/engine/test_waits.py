@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from flujo import Flujo, Pipeline, PipelineRegistry, StateBackend, Step, step
 from flujo.errors import InvalidInput, RunFinished
-from flujo.node import Node
+from flujo.pipeline import Node
 from flujo.state.backends.file import FileBackend
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.backends.sqlite import SQLiteBackend

@@ -10,7 +10,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 from flujo import Step, step
-from flujo.node import Node
+from flujo.pipeline import Node
 from flujo.status import RunStatus, Wait, WaitStatus
 from pytest_django import DjangoAssertNumQueries
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from flujo.node import Node
+from flujo.pipeline import Node
 from flujo.status import LEGAL_MOVES
 from flujo.step import Step
 

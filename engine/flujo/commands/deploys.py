@@ -9,7 +9,8 @@ from flujo.clock import SystemClock
 from flujo.commands.command import Call, Command, Exit, NotThere, acts, facts, names_registry, names_run
 from flujo.commands.runs import required
 from flujo.deploy import Course, judge
-from flujo.migration import MigrationPlan, plan
+from flujo.migration import MigrationPlan
+from flujo.planning import plan
 
 
 def _unpark_options(parser: ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from flujo.batch import Batch, Transition
 from flujo.document import RunDocument
-from flujo.errors import BackendCannot, InvalidRunId, RunIsLeased, StaleState
+from flujo.errors import BackendCannot, InvalidRunId
 from flujo.records import AuditEvent, LogChunk, RunHead, StepReport, Tombstone
 from flujo.state.workflow_state import document_of, state_of
 
@@ -188,32 +188,6 @@ def check_run_id(run_id: object) -> None:
             f"{run_id!r} is no run id: use 1 to 128 letters, digits, dots, dashes and underscores, and begin with a "
             "letter or digit."
         )
-
-
-def compare_and_import(incoming: RunDocument, stored: RunDocument | None, now: datetime) -> RunDocument | None:
-    """What `save_state` on a built-in backend may write; None when the store has it already.
-
-    A whole state replaces an older one of the same history. A run under a live lease is refused (`RunIsLeased`), and so
-    is a state that is not newer, or has another history (`StaleState`): otherwise `save_state` would be a hole through
-    fencing and the audit. Raises `AuditChainBroken` when the state's own history does not hold.
-    """
-    from flujo.lease import is_held
-    from flujo.verify import verify_chain
-
-    verify_chain(incoming.events(), incoming.head or incoming.tombstone)
-    if stored is None or (stored.head is None and stored.tombstone is None):
-        return incoming
-    if stored.digest() == incoming.digest():
-        return None
-    holder = is_held(stored.head, now) if stored.head is not None else None
-    if holder is not None:
-        raise RunIsLeased(f"Run {incoming.run_id} is under the lease of {holder} and cannot be replaced.")
-    known, events = stored.events(), incoming.events()
-    if len(events) <= len(known):
-        raise StaleState(f"The state of run {incoming.run_id} is not newer than the stored one; nothing was written.")
-    if events[: len(known)] != known:
-        raise StaleState(f"The state of run {incoming.run_id} has another history than the stored one.")
-    return incoming
 
 
 _LOCKS: weakref.WeakKeyDictionary[StateBackend, dict[str, threading.Lock]] = weakref.WeakKeyDictionary()

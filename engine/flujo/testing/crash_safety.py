@@ -9,9 +9,8 @@ from typing import Any, TypedDict, Unpack
 from flujo.bridge import wait_for
 from flujo.context import PipelineContext
 from flujo.errors import FlujoError
-from flujo.node import Node
 from flujo.paths import name_in
-from flujo.pipeline import Pipeline
+from flujo.pipeline import Node, Pipeline
 from flujo.registry import PipelineRegistry
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.base import StateBackend

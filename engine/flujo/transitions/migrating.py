@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flujo import canonical
 from flujo.batch import Batch, Draft, RunView, Transition, required
 from flujo.errors import Fenced, RunFinished, RunIsLeased
 from flujo.lease import is_held
+from flujo.migration import MigrationPlan
 from flujo.records import HumanTask, RunHead
 from flujo.status import EventKind, Outcome, RunStatus, WaitStatus
 from flujo.transitions.gates import turned_at
 from flujo.transitions.parking import is_parked
 from flujo.transitions.rules import close_task, lose_attempts
-
-if TYPE_CHECKING:
-    from flujo.migration import MigrationPlan
 
 
 def migrate(plan: MigrationPlan, *, actor: str, now: datetime, facts: dict[str, Any]) -> Transition:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from flujo import canonical
-from flujo.constructs import Branch, Fallback, Loop, SubPipeline
+from flujo.constructs import Branch, Fallback, Loop
 from flujo.errors import LoopBoundReached, NoSuchBranch
+from flujo.pipeline import SubPipeline
 from flujo.walk import Spot, Walk
 
 

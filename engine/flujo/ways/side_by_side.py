@@ -14,7 +14,7 @@ from flujo.branches import all_of, merge
 from flujo.constructs import Map, Parallel, Reducers
 from flujo.context import Fields, restore
 from flujo.errors import FlujoError
-from flujo.node import Node
+from flujo.pipeline import Node
 from flujo.typing import item_of
 from flujo.walk import Scope, Spot, Walk
 

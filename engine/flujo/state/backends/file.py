@@ -33,12 +33,13 @@ from flujo.state.artefacts import (
 )
 from flujo.state.backends.file_artefacts import FileArtefacts
 from flujo.state.backends.file_places import Places
-from flujo.state.base import Check, StateBackend, check_run_id, compare_and_import
+from flujo.state.base import Check, StateBackend, check_run_id
 from flujo.state.file_locks import close_locked, open_locked
 from flujo.state.folders import make_folder, sync_folder
 from flujo.state.ready import first_ready
 from flujo.state.rotation import Rotation
 from flujo.state.sealing import ids_of_keys, row_reader, row_writer, stale_values
+from flujo.state.whole_state import compare_and_import
 from flujo.state.workflow_state import document_of, state_of
 from flujo.threads import in_thread
 from flujo.transitions import purge

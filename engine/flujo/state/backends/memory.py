@@ -11,10 +11,12 @@ from flujo.batch import Batch, Transition
 from flujo.clock import Clock, SystemClock
 from flujo.document import RunDocument
 from flujo.records import RunHead
-from flujo.state.base import StateBackend, check_run_id, compare_and_import
+from flujo.state.base import StateBackend, check_run_id
 from flujo.state.ready import first_ready
+from flujo.state.whole_state import compare_and_import
 from flujo.state.workflow_state import document_of, state_of
 from flujo.status import RunStatus
+from flujo.transitions import purge
 
 
 class InMemoryBackend(StateBackend):
@@ -61,8 +63,6 @@ class InMemoryBackend(StateBackend):
         return None if document is None or document.head is None else state_of(document)
 
     async def delete_state(self, run_id: str) -> None:
-        from flujo.transitions import purge
-
         if await self.load(run_id) is not None:
             await self.transact(run_id, purge(actor="", reason="delete_state", now=self._clock.now(), facts={}))
 
