@@ -95,7 +95,7 @@ class FileBackend(StateBackend):
         _backends.add(self)
 
     def begin(self) -> None:
-        """Begin, or begin anew in a child of a fork, which has none of the threads that were in the midst of a write."""
+        """Begin, also anew in a child of a fork: it has none of the threads that were in the midst of a write."""
         self._cache: dict[str, _Cached] = {}
         self._guards: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
