@@ -47,6 +47,7 @@ async def test_failed_attempt_is_tried_again(backend: StateBackend, ledger: Ledg
         (3, None, ""),
     ]
     assert "ConnectionError: try 1" in attempts[0].traceback
+    assert f'File "{__file__}"' in attempts[0].traceback.splitlines()[1]  # not the engine's way to the step
 
 
 async def test_retries_are_used_up_and_a_retry_of_the_run_gives_them_anew(
