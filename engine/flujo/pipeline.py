@@ -116,7 +116,10 @@ class Pipeline:
     def __init__(self, nodes: Sequence[Node]) -> None:
         self.nodes = tuple(nodes)
         self._check_names()
-        self._check_neighbours()
+        try:
+            self._check_neighbours()
+        except RecursionError:
+            raise PipelineDefinitionError("The steps are nested too deeply: no store could hold their paths.") from None
 
     @classmethod
     def of(cls, part: object) -> Pipeline:

@@ -151,7 +151,7 @@ class PipelineRegistry:
         built = Pipeline.of(pipeline)
         if not built.nodes:
             raise PipelineDefinitionError(f"Pipeline {name!r} has no steps.")
-        if built.longest_path() > MAX_PATH:
+        if not _paths_fit(built):
             raise PipelineDefinitionError(
                 f"Pipeline {name!r} is nested so deeply that a path would be longer than {MAX_PATH} characters. "
                 "Give its steps shorter names."
@@ -226,6 +226,13 @@ class PipelineRegistry:
     def versions(self, name: str) -> list[str]:
         """The registered versions of a name, newest first by semantic version."""
         return sorted(self._known.get(name, {}), key=_order, reverse=True)
+
+
+def _paths_fit(pipeline: Pipeline) -> bool:
+    try:
+        return pipeline.longest_path() <= MAX_PATH
+    except RecursionError:
+        return False
 
 
 def _check_types(node: Node) -> None:

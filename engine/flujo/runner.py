@@ -117,7 +117,7 @@ class Flujo:
         `CorruptState`.
         """
         context = dict(initial_context_data or {})
-        facts: dict[str, Any] = {"title": title, "owner": owner, "requester": requester, "tags": tuple(tags)}
+        facts: dict[str, Any] = {"title": title, "owner": owner, "requester": requester, "tags": tags}
         facts |= {"idempotency_key": idempotency_key or "", "priority": priority}
         chosen = run_id_for(self.pipeline_name, idempotency_key, run_id or context.get("run_id"), self.clock)
         facts["on_change"] = on_change

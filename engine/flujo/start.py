@@ -38,7 +38,7 @@ def new_run(
     `parent` is the id of the run that waits for it, and the path of the step that does; `secret_keys` are marked secret
     there.
     """
-    checked(title=title, owner=owner, requester=requester, tags=list(tags))
+    checked(title=title, owner=owner, requester=requester, tags=tags)
     fields = fields_of(initial(entry.context_model, context))
     encoded = entry.encode_input(value)
     first = entry.pipeline.nodes[0]

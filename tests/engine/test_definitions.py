@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from flujo import RetryPolicy, Step, step
+from flujo import Pipeline, RetryPolicy, Step, step
 from flujo.errors import InvalidInput, InvalidRunId, PipelineDefinitionError
 from flujo.state.backends.memory import InMemoryBackend
 
@@ -64,6 +64,18 @@ def test_option_of_another_type_is_refused_by_name(name: str) -> None:
     make, said = NOT_TYPED[name]
     with pytest.raises(PipelineDefinitionError, match=said):
         make()
+
+
+@pytest.mark.parametrize("levels", [60, 1_000])
+def test_nesting_whose_paths_no_store_could_hold_is_refused(levels: int) -> None:
+    built = Pipeline([step(one)])
+    for _ in range(levels):
+        built = Pipeline([built.as_step("level")])
+    with pytest.raises(PipelineDefinitionError, match="nested so deeply"):
+        runner_of(built, InMemoryBackend())
+    if levels == 1_000:
+        with pytest.raises(PipelineDefinitionError, match="nested too deeply"):
+            built >> step(one)
 
 
 def test_lease_is_a_length_of_time() -> None:

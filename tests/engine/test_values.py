@@ -239,7 +239,7 @@ async def test_nasty_description_of_a_run_starts_nothing(backend: StateBackend) 
 
     nasty: list[dict[str, Any]] = [{where: text} for where in LENGTHS for text in ("a\0b", "\ud800", 5)]
     nasty += [{where: "x" * (n + 1)} for where, n in LENGTHS.items()]
-    nasty += [{"tags": ["a\0b"]}, {"tags": [5]}]
+    nasty += [{"tags": ["a\0b"]}, {"tags": [5]}, {"tags": "abc"}]
     runner = runner_of(only, backend)
     for wrong in nasty:
         with pytest.raises(InvalidInput, match=next(iter(wrong))):
