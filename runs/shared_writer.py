@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import TypeVar
 
-from django.db import connections
+from django.db import Error, connections
 from flujo.state.backends.sqlite_writer import Writer
 
 from runs import models
@@ -42,9 +42,16 @@ def _writer_of(using: str) -> Writer:
 
 
 def _connect(using: str) -> sqlite3.Connection:
-    """A connection as Django makes them, which belongs to no thread. Raises `NoLog`."""
+    """A connection as Django makes them, receivers of `connection_created` told, which belongs to no thread.
+
+    Raises `NoLog`.
+    """
     made = connections.create_connection(using)
-    connection = made.get_new_connection(made.get_connection_params())
+    try:
+        made.connect()
+    except Error as error:  # Django's, of a receiver: the writer knows the driver's
+        raise error.__cause__ or error from error
+    connection = made.connection
     if not isinstance(connection, sqlite3.Connection) or _journal(connection) != "wal":
         connection.close()
         raise NoLog

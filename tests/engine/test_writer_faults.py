@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 from flujo.batch import Batch, RunView, Transition, unchanged
-from flujo.errors import BackendError
+from flujo.errors import BackendError, Fenced
 from flujo.state.backends import sqlite_writer
 from flujo.state.backends.sqlite import SQLiteBackend
 
+from tests.engine.making import head_of
 from tests.engine.test_shared_commits import break_off, describe, start
 
 
@@ -76,6 +77,21 @@ async def test_value_that_sqlite_refuses_fails_alone(tmp_path: Path) -> None:
     assert (type(before), type(after)) == (Batch, Batch)
     assert isinstance(between, BackendError)
     assert "too big" in str(between)
+    await backend.close()
+
+
+async def test_write_whose_trigger_rolls_all_back_fails_alone(tmp_path: Path) -> None:
+    backend = SQLiteBackend(tmp_path / "runs.db")
+    for run_id in "abc":
+        await backend.transact(run_id, start(run_id))
+    other = sqlite3.connect(backend.path)
+    refusal = "BEGIN SELECT RAISE(ROLLBACK, 'not half'); END"
+    other.execute(f"CREATE TRIGGER theirs BEFORE UPDATE ON flujo_run WHEN NEW.title = 'half' {refusal}")
+    other.close()
+    before, between, after = await of_one_turn(backend, ("a", describe), ("b", break_off), ("c", describe))
+    assert (type(before), type(after)) == (Batch, Batch)
+    assert isinstance(between, Fenced)
+    assert [(await head_of(backend, run_id)).title for run_id in "abc"] == ["told", "", "told"]
     await backend.close()
 
 

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 from flujo import Pipeline, step
+from flujo.clock import SystemClock
+from flujo.errors import Fenced
+from flujo.records import Signal
 from flujo.result import PipelineResult
+from flujo.state.sql import transact
 
-from runs import shared_writer
+from runs import models, shared_writer
 from runs.state_backend import DjangoBackend, close_store_threads
 from tests.engine.making import runner_of
+from tests.engine.test_shared_commits import start
+
+Work: TypeAlias = Callable[[sqlite3.Cursor], str]
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -50,6 +62,46 @@ def test_workers_share_commits() -> None:
     assert [result.output for result in runs(20)] == [3] * 20
     assert sum("checkpoint" in statement for statement in statements) >= 60
     assert statements.count("COMMIT") <= 30
+
+
+def test_write_that_the_commit_refuses_fails_alone() -> None:
+    """Django's foreign keys are looked at with the COMMIT, which does not say whose row has no run."""
+    runs(1)
+
+    dialect = DjangoBackend()._dialect(of_driver=True)
+    lost = Signal("nobody", "m", "paid", "1", "", 1, SystemClock().now())
+
+    def started(run_id: str) -> Work:
+        return lambda cursor: transact(cursor, dialect, run_id, start(run_id)).run_id
+
+    def astray(cursor: sqlite3.Cursor) -> str:
+        cursor.execute(dialect.insert(Signal, 1), dialect.row(lost))
+        return "astray"
+
+    async def of_one_turn() -> list[object]:
+        works: list[Work] = [lambda _: "first", started("a"), astray, started("b")]
+        tasks = [shared_writer.write_with_others("default", work) for work in works]
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    _, before, refused, after = asyncio.run(of_one_turn())
+    assert (before, after) == ("a", "b")
+    assert isinstance(refused, Fenced)
+    assert "Nothing was written" in str(refused)
+    assert set(asyncio.run(DjangoBackend().run_ids())) >= {"a", "b"}
+    assert not models.Signal.objects.exists()
+
+
+def test_receivers_hear_of_the_connection() -> None:
+    """A site may add to each connection what its own triggers call."""
+    heard: list[str] = []
+
+    def note(sender: object, connection: BaseDatabaseWrapper, **_: object) -> None:
+        heard.append(threading.current_thread().name)
+
+    connection_created.connect(note)
+    runs(1)
+    connection_created.disconnect(note)
+    assert "flujo-sqlite-writer" in heard
 
 
 def test_database_without_a_log_is_left_to_django(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flujo.errors import BackendBusy, BackendError, CorruptState, FlujoError, OutcomeUnknown
+from flujo.errors import BackendBusy, BackendError, CorruptState, Fenced, FlujoError, OutcomeUnknown
 
 _RETRY_SECONDS = 0.005
 
@@ -26,6 +26,8 @@ def translated(where: Path | str) -> Iterator[None]:
 
 def translate(error: sqlite3.Error, where: Path | str) -> FlujoError:
     """A driver's error as ours."""
+    if isinstance(error, sqlite3.IntegrityError):
+        return Fenced(f"The run changed meanwhile ({error}). Nothing was written.")
     if is_busy(error):
         return BackendBusy(f"{where} stayed locked by another process. Nothing was saved: try again.")
     if _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):

@@ -31,7 +31,13 @@ LOG_WRITES = 250
 LOG_PAGES = 16_000
 """64 MB: so large the log becomes where the rows are. The commit that reaches it waits for its pages to be written."""
 _INTERRUPTED = sqlite3.OperationalError("interrupted")
-_OF_THE_JOB = (sqlite3.DataError, sqlite3.InterfaceError, sqlite3.NotSupportedError, sqlite3.ProgrammingError)
+_OF_THE_JOB = (
+    sqlite3.DataError,
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    sqlite3.NotSupportedError,
+    sqlite3.ProgrammingError,
+)
 """What SQLite says of a value that it cannot take; other errors are the store's, and end the whole transaction."""
 
 
@@ -181,15 +187,13 @@ class Writer:
         connection = self._connections.take_idle()
         if connection is None:
             return False
-        committing = False
         try:
             connection.execute("BEGIN IMMEDIATE")
             if not self._all_clean(connection.cursor(), jobs):
                 return False
-            committing = True
             self._commit(connection, jobs)
         except sqlite3.Error:  # locked by another process, or broken: the thread waits, or tells of it
-            if not committing:
+            if all(job.unconfirmed is None for job in jobs):
                 return False
             connection.close()
             self._hand_over(jobs)
@@ -255,6 +259,10 @@ class Writer:
             if left:
                 self._commit_patiently(left)
         except BaseException as error:  # whatever it is, it belongs to those who wait for these writes
+            if isinstance(error, Fenced) and len(left) > 1:  # said by the COMMIT, which does not say of whose write
+                for job in left:
+                    self._see_to([job])
+                left = []
             for job in left:
                 if job.unconfirmed is None:
                     job.error = job.error or error
@@ -336,9 +344,9 @@ class Writer:
         job.error = None
         try:
             job.result = job.work(cursor)
-        except sqlite3.IntegrityError as error:
-            job.error = Fenced(f"The run changed meanwhile ({error}). Nothing was written.")
         except _OF_THE_JOB as error:
+            if not cursor.connection.in_transaction:  # a trigger ended it, and with it what others wrote
+                raise
             job.error = translate(error, "the store")
         except sqlite3.Error:
             raise
@@ -353,6 +361,10 @@ class Writer:
         began = time.monotonic()
         try:
             connection.execute("COMMIT")
+        except sqlite3.IntegrityError:  # a constraint that is looked at in the end: certainly nothing is kept
+            for job in jobs:
+                job.unconfirmed = None
+            raise
         except sqlite3.Error as error:
             for job in jobs:
                 job.unconfirmed = error
