@@ -15,9 +15,10 @@ from types import FrameType
 
 import pytest
 from flujo import transitions
-from flujo.errors import BackendBusy, CorruptState
+from flujo.batch import unchanged
+from flujo.errors import BackendBusy, BackendError, CorruptState
 from flujo.start import new_run
-from flujo.state.backends import sqlite
+from flujo.state.backends import sqlite, sqlite_connections
 from flujo.state.backends.sqlite import SQLiteBackend
 
 from tests.engine.making import Ledger, order_pipeline, runner_of
@@ -79,6 +80,42 @@ async def test_file_of_another_is_left_as_it_is(tmp_path: Path, kind: str, *, wr
     await backend.close()
 
     assert contents_of(tmp_path).items() >= before.items()
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def replace(path: Path) -> None:
+    left_in_wal(path.with_name("other.db"))
+    path.with_name("other.db").replace(path)
+
+
+def delete_log(path: Path) -> None:
+    path.with_name("store.db-wal").unlink()
+
+
+@pytest.mark.tampers
+@pytest.mark.parametrize("remove", [delete, replace, delete_log])
+async def test_file_that_is_taken_away_gets_no_more_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remove: Callable[[Path], None]
+) -> None:
+    """They would go where nobody will ever look for them."""
+    monkeypatch.setattr(sqlite_connections, "FILE_SECONDS", 0.0)
+    backend = SQLiteBackend(tmp_path / "store.db")
+    runner = runner_of(order_pipeline(Ledger()), backend)
+    await runner.run_async("a", run_id="r")
+    remove(backend.path)
+    for _ in range(2):
+        with pytest.raises(BackendError, match="deleted or replaced while it was open"):
+            await backend.transact("r", unchanged)
+        with pytest.raises(BackendError, match=r"deleted or replaced while it was open|disk I/O error"):
+            await backend.load("r")  # by a connection of its own
+    await backend.close()
+    if remove is delete:
+        assert await backend.run_ids() == []
+        assert (await runner.run_async("a", run_id="s")).status.value == "paused"
+        await backend.close()
 
 
 async def test_empty_file_becomes_a_store(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from flujo.encryption import Keys
 from flujo.errors import BackendError
 from flujo.records import AuditEvent, LogChunk, RunHead, StepReport, Tombstone
 from flujo.state.artefacts import ARTEFACT_BYTES, checked_threshold
-from flujo.state.backends.sqlite_connections import Connections
+from flujo.state.backends.sqlite_connections import Connections, file_at, moved
 from flujo.state.backends.sqlite_errors import translated, when_free
 from flujo.state.backends.sqlite_health import health
 from flujo.state.backends.sqlite_schema import TABLES, check_owner, create_tables
@@ -71,7 +71,7 @@ class SQLiteBackend(StateBackend):
         weakref.finalize(self, self._writer.stop)
         self._readers = Connections(_weakly(self._connect), busy_seconds)
         weakref.finalize(self, self._readers.close)
-        self._known = False
+        self._file: tuple[int, int] | None = None
         made = Dialect if encryption is None else partial(SealingDialect, keys=encryption)
         self._dialect: Dialect = made(TABLES, artefact_bytes=checked_threshold(artefact_bytes))
 
@@ -183,7 +183,10 @@ class SQLiteBackend(StateBackend):
 
     def _connect(self) -> sqlite3.Connection:
         """A connection to the file, which is made if there is none; a file of others is not touched."""
-        self._look()
+        if self._file is None:
+            self._look()
+        elif self._file != file_at(self.path):
+            raise moved(self.path)
         make_folder(self.path.parent)
         if not self.path.exists():
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
@@ -200,12 +203,12 @@ class SQLiteBackend(StateBackend):
         except BaseException:
             connection.close()
             raise
-        self._known = True
+        self._file = file_at(self.path)
         return connection
 
     def _look(self) -> None:
         """See whose file it is without the right to write: even closing it would otherwise write back others' log."""
-        if self._known or not self.path.exists():
+        if not self.path.exists():
             return
         with suppress(sqlite3.OperationalError):  # only whoever may write can tell, and it asks before it writes
             uri = f"{self.path.absolute().as_uri()}?mode=ro"
@@ -222,6 +225,7 @@ class SQLiteBackend(StateBackend):
     async def close(self) -> None:
         await self._writer.close()
         self._readers.close()
+        self._file = None
 
 
 def _weakly(connect: Callable[[], sqlite3.Connection]) -> Callable[[], sqlite3.Connection]:
