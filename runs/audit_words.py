@@ -32,6 +32,7 @@ RUN_EVENTS: dict[str, EventWords] = {
     EventKind.RUN_REJECTED: EventWords("Run rejected", "hand-raised"),
     EventKind.RUN_EXPIRED: EventWords("Run expired", "clock"),
     EventKind.RUN_PURGED: EventWords("Run deleted", "trash"),
+    EventKind.RUN_RESTORED: EventWords("Run restored from a backup", "arrow-uturn-left"),
     EventKind.RUN_MOVED: EventWords("Run moved to another store", "arrow-up-tray"),
     EventKind.RUN_PARKED: EventWords("Run parked for an operator", "lifebuoy"),
     EventKind.RUN_UNPARKED: EventWords("Run un-parked", "play-circle"),

@@ -108,6 +108,7 @@ class EventKind(StrEnum):
     RUN_EXPIRED = "run.expired"
     RUN_PURGED = "run.purged"
     RUN_MOVED = "run.moved"
+    RUN_RESTORED = "run.restored"
     RUN_PARKED = "run.parked"
     RUN_UNPARKED = "run.unparked"
     RUN_MIGRATED = "run.migrated"

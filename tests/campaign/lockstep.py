@@ -1,13 +1,19 @@
 """A state machine that does the same to a backend and to the in-memory one, and compares all that they hold and say.
 
-Stale workers, old forms, lost answers, old copies of the state, clocks that go both ways: whatever comes, in any order.
+Stale workers, old forms, lost answers, old copies of the state, stores that are put back to a backup, clocks that go
+both ways: whatever comes, in any order.
 """
 
 from __future__ import annotations
 
 import asyncio
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import hypothesis.strategies as st
@@ -26,7 +32,7 @@ from flujo.transitions import Answer, ClaimTerms, NewRun, Position, Question, St
 from flujo.verify import verify_chain
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tests.engine.stores import Store
+from tests.engine.stores import Store, back_up
 
 PATHS = ("s0", "gate", "wait", "s3")
 LEASE = timedelta(seconds=30)
@@ -48,6 +54,16 @@ def plain(document: RunDocument | None) -> Any:
     return rows or None
 
 
+@dataclass(frozen=True)
+class Backup:
+    """What puts both stores back, and what was known of them then."""
+
+    put_back: tuple[Callable[[], Any], Callable[[], Any]]
+    seen: dict[str, tuple[RunDocument | None, list[AuditEvent]]]
+    highest: dict[str, tuple[int, int]]
+    copies: list[tuple[str, Any]]
+
+
 class Lockstep(RuleBasedStateMachine):
     """Small domains on purpose: two runs, four steps, few claims, so that operations meet."""
 
@@ -65,9 +81,17 @@ class Lockstep(RuleBasedStateMachine):
         self.heads: dict[str, list[RunHead]] = {"a": [], "b": []}
         self.copies: list[tuple[str, Any]] = []
         self.fault: When | None = None
+        self.tokens: dict[str, set[int]] = {"a": set(), "b": set()}
+        self.forms: dict[str, set[int]] = {"a": set(), "b": set()}
+        self.latest = self.not_before = EPOCH
+        self.backup: Backup | None = None
+        self.lost_tokens: dict[str, set[int]] = {"a": set(), "b": set()}
+        self.lost_forms: dict[str, set[int]] = {"a": set(), "b": set()}
+        self.folder = Path(mkdtemp())
 
     def teardown(self) -> None:
         self.loop.close()
+        shutil.rmtree(self.folder)
 
     @property
     def backends(self) -> tuple[StateBackend, StateBackend]:
@@ -131,7 +155,9 @@ class Lockstep(RuleBasedStateMachine):
 
     def note(self, run: str, head: Any) -> None:
         if isinstance(head, RunHead) and head.fence not in self.fences[run]:
+            assert head.fence not in self.lost_tokens[run], "no token is given twice"
             self.fences[run].append(head.fence)
+            self.tokens[run].add(head.fence)
 
     @rule(run=RUNS, which=CLAIMS, path=st.sampled_from(PATHS), output=st.sampled_from(["1", "2"]), known=KNOWN)
     def complete(self, run: str, which: int, path: str, output: str, known: int) -> None:
@@ -161,6 +187,7 @@ class Lockstep(RuleBasedStateMachine):
         if isinstance(self.transact(run, saving, known=known), RunHead):
             assert before.head is not None
             assert (before.head.fence, before.head.status) == (fence, RunStatus.RUNNING), "only the holder saves"
+            assert fence not in self.lost_tokens[run], "a worker from before a restoring saves nothing"
             assert before.checkpoint(path) is None, "a step is saved once"
 
     @rule(run=RUNS, which=CLAIMS, known=KNOWN, late=LATE, rules=st.tuples(st.booleans(), st.sampled_from([1, 1, 2])))
@@ -176,7 +203,10 @@ class Lockstep(RuleBasedStateMachine):
             reminders=canonical.dump([isoformat(self.now + LEASE / 2)]),
         )
         asking = transitions.raise_human_task(question, alone=True, fence=self.fence(run, which), now=self.now)
-        self.transact(run, asking, known=known)
+        head = self.transact(run, asking, known=known)
+        if isinstance(head, RunHead):
+            assert head.generation not in self.lost_forms[run], "no generation is given twice"
+            self.forms[run].add(head.generation)
 
     @rule(run=RUNS, offset=st.integers(-1, 1), yes=st.booleans(), who=WHO, claim=st.booleans())
     def decide(self, run: str, offset: int, *, yes: bool, who: tuple[str, str], claim: bool) -> None:
@@ -187,6 +217,19 @@ class Lockstep(RuleBasedStateMachine):
         """The question, and the answer of somebody who may still look at the one before it."""
         self.ask(run, which, 0, None, (False, 1))
         self._decide(run, offset, yes=True, who=who, claim=True)
+
+    @rule(run=RUNS, which=st.integers(0, 9))
+    def decide_by_a_form_from_before_a_restoring(self, run: str, which: int) -> None:
+        """It shows what the open question shows, too."""
+        forms = sorted(self.lost_forms[run])
+        before = self.document(run)
+        task = before.human_task("gate")
+        if not forms or task is None:
+            return
+        form = ("gate", forms[which % len(forms)], task.digest)
+        answer = Answer(*form, DecisionOutcome.APPROVED, '"ok"', "ana", "", "test", "x")
+        after = self.transact(run, transitions.decide(answer, now=self.now, claim=None, facts={}))
+        assert not isinstance(after, RunHead) or after == before.head, "an old form decides nothing"
 
     def _decide(self, run: str, offset: int, *, yes: bool, who: tuple[str, str], claim: bool) -> None:
         """The question that is open, an earlier one or one that was never asked."""
@@ -267,7 +310,9 @@ class Lockstep(RuleBasedStateMachine):
 
     @rule(seconds=st.integers(-20, 40))
     def move_the_clock(self, seconds: int) -> None:
-        self.now += timedelta(seconds=seconds)
+        """It does not go back to before the last restoring: of some runs the store knows nothing but the time."""
+        self.now = max(self.now + timedelta(seconds=seconds), self.not_before)
+        self.latest = max(self.latest, self.now)
 
     @rule()
     def reopen(self) -> None:
@@ -303,6 +348,27 @@ class Lockstep(RuleBasedStateMachine):
         except FlujoError as error:
             return type(error).__name__
         return ""
+
+    @rule()
+    def back_up(self) -> None:
+        copy = Path(mkdtemp(dir=self.folder)) / "backup"
+        reference = Store("memory", lambda: self.reference)
+        both = (back_up(reference, copy), back_up(self.store, copy))
+        self.backup = Backup(both, dict(self.seen), dict(self.highest), list(self.copies))
+
+    @rule()
+    def restore(self) -> None:
+        """The stores are put back, and taken up a minute later. Workers, forms and known heads are left from before."""
+        if self.backup is None:
+            return
+        for put_back in self.backup.put_back:
+            put_back()
+        self.seen, self.highest = dict(self.backup.seen), dict(self.backup.highest)
+        self.copies, self.fault = list(self.backup.copies), None
+        self.now = self.latest = self.not_before = self.latest + timedelta(minutes=1)
+        for run in ("a", "b"):
+            self.lost_tokens[run], self.lost_forms[run] = set(self.tokens[run]), set(self.forms[run])
+            self.transact(run, transitions.restored(actor="ana", reason="", now=self.now, facts={}))
 
     # Invariants
 

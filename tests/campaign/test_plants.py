@@ -54,6 +54,11 @@ def test_campaign_finds_tombstone_forgotten(plant: Plant, tmp_path: Path) -> Non
     found_in_lockstep("memory", tmp_path)
 
 
+def test_campaign_finds_restored_as_it_was(plant: Plant, tmp_path: Path) -> None:
+    plant("restored_as_it_was")
+    found_in_lockstep("memory", tmp_path)
+
+
 def test_campaign_finds_no_unique_key(plant: Plant, tmp_path: Path) -> None:
     plant("no_unique_key")
     found_in_lockstep("sqlite", tmp_path)

@@ -16,7 +16,7 @@ from flujo.batch import Batch, RunView, required
 from flujo.document import RunDocument
 from flujo.lease import Holder, this_process
 from flujo.pipeline import Node
-from flujo.records import RunHead
+from flujo.records import Decision, RunHead
 from flujo.state.base import StateBackend
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +80,13 @@ async def document_of(backend: StateBackend, run_id: str) -> RunDocument:
     document = await backend.load(run_id)
     assert document is not None
     return document
+
+
+async def decision_of(backend: StateBackend, path: str = "approve") -> Decision | None:
+    """The decision on the newest question that run r asked there."""
+    document = await document_of(backend, "r")
+    task = document.human_task(path)
+    return None if task is None else document.decision(path, task.generation)
 
 
 async def kinds_of(backend: StateBackend, run_id: str) -> list[str]:

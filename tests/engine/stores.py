@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,8 +116,6 @@ def in_use(store: Store) -> Iterator[Store]:
 
 def emptied(store: Store) -> StateBackend:
     """The same database without its rows. Django's connection belongs to the test's own thread."""
-    from threading import Thread
-
     from django.db import connections
 
     from runs import models
@@ -136,10 +136,97 @@ def emptied(store: Store) -> StateBackend:
                 cursor.execute(f"DELETE FROM {model._meta.db_table}")
         connection.close()
 
-    thread = Thread(target=empty)
-    thread.start()
-    thread.join()
+    _apart(empty)
     return store.backend
+
+
+def back_up(store: Store, folder: Path) -> Callable[[], StateBackend]:
+    """Take a backup of a store as it stands; the answer puts the store back to it and opens it again."""
+    if store.name in ("django", "postgres"):
+        return _back_up_tables(store)
+    backend: Any = store.backend
+    if store.name == "memory":
+        runs = {run_id: document.copy() for run_id, document in backend._runs.items()}
+
+        def put_back() -> StateBackend:
+            backend._runs = {run_id: document.copy() for run_id, document in runs.items()}
+            return store.backend
+
+        return put_back
+    if store.name in ("sqlite", "sealed"):
+        database: Path = backend.path
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute("VACUUM INTO ?", [str(folder)])
+
+        def replace() -> StateBackend:
+            for suffix in ("-wal", "-shm"):
+                database.with_name(database.name + suffix).unlink(missing_ok=True)
+            shutil.copy(folder, database)
+            return store.reopen()
+
+        return _closed_first(store, replace)
+    runs_of: Path = backend.folder
+    runs_of.mkdir(exist_ok=True)
+    shutil.copytree(runs_of, folder)
+
+    def copy_back() -> StateBackend:
+        shutil.rmtree(runs_of)
+        shutil.copytree(folder, runs_of)
+        return store.reopen()
+
+    return _closed_first(store, copy_back)
+
+
+def _closed_first(store: Store, then: Callable[[], StateBackend]) -> Callable[[], StateBackend]:
+    def put_back() -> StateBackend:
+        _apart(lambda: asyncio.run(store.close()))
+        return then()
+
+    return put_back
+
+
+def _back_up_tables(store: Store) -> Callable[[], StateBackend]:
+    """The rows of all tables of the console, as a dump has them."""
+    from django.apps import apps
+    from django.db import connections
+
+    from tests.runs.guards import lifted
+
+    backend: Any = store.backend
+    using: str = backend.using
+    tables = [model._meta.db_table for model in apps.get_app_config("flujo_runs").get_models()]
+    rows: dict[str, list[Any]] = {}
+
+    def dump() -> None:
+        with connections[using].cursor() as cursor:
+            for table in tables:
+                cursor.execute(f"SELECT * FROM {table}")
+                rows[table] = cursor.fetchall()
+        connections[using].close()
+
+    def put_back() -> None:
+        connection = connections[using]
+        with lifted(connection), connection.cursor() as cursor:
+            for table in reversed(tables):
+                cursor.execute(f"DELETE FROM {table}")
+            for table in tables:
+                for row in rows[table]:
+                    cursor.execute(f"INSERT INTO {table} VALUES ({', '.join(['%s'] * len(row))})", row)
+        connection.close()
+
+    _apart(dump)
+
+    def restore() -> StateBackend:
+        _apart(put_back)
+        return store.reopen()
+
+    return restore
+
+
+def _apart(work: Callable[[], None]) -> None:
+    """On a thread of its own: without a running loop, and without the test's own connection."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(work).result()
 
 
 BUILT_IN = [

@@ -108,6 +108,7 @@ NEEDED = {
     "check": [],
     "verify": [],
     "doctor": [],
+    "restored": [],
     "rotate-keys": [],
     "migrate": ["a", "--version", "2.0.0"],
     "resume": ["a", "--approve"],

@@ -10,6 +10,7 @@ from flujo import Flujo, Pipeline, PipelineResult, Reject, Step, step, transitio
 from flujo.errors import AlreadyDecided, FlujoError, InvalidInput, NotAllowed, PipelineDefinitionError
 from flujo.pipeline import Node
 from flujo.records import Decision, Vote
+from flujo.result import Pause
 from flujo.start import new_run
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.base import StateBackend
@@ -17,7 +18,7 @@ from flujo.status import DecisionOutcome, Outcome, RunStatus
 from flujo.testing import FakeClock, assert_crash_safe, crash_points
 from pydantic import BaseModel
 
-from tests.engine.making import document_of, head_of, kinds_of, runner_of
+from tests.engine.making import decision_of, document_of, head_of, kinds_of, runner_of
 
 
 class Terms(BaseModel):
@@ -39,7 +40,9 @@ async def asked(backend: StateBackend, pipeline: Pipeline | Node, **more: Any) -
 
 
 async def votes(backend: StateBackend) -> list[tuple[str, str]]:
-    return [(vote.actor, vote.data) for vote in (await document_of(backend, "r")).votes("approve", 1)]
+    document = await document_of(backend, "r")
+    task = document.human_task("approve")
+    return [(vote.actor, vote.data) for vote in document.votes("approve", task.generation)] if task else []
 
 
 async def test_the_run_goes_on_when_enough_different_people_have_answered(backend: StateBackend) -> None:
@@ -48,11 +51,11 @@ async def test_the_run_goes_on_when_enough_different_people_have_answered(backen
     one = await flujo.resume_async(paused, True, actor="ana", reason="fine")
     assert one.pause is not None
     assert (one.status, one.pause.votes, one.pause.quorum) == (RunStatus.PAUSED, 1, 2)
-    assert (await document_of(backend, "r")).decision("approve", 1) is None
+    assert await decision_of(backend) is None
     done = await flujo.resume_async(paused, True, actor="ben")  # the form that was open before the first vote
 
     assert done.output == "paid True"
-    decision = (await document_of(backend, "r")).decision("approve", 1)
+    decision = await decision_of(backend)
     assert decision is not None
     assert (decision.actor, await votes(backend)) == ("ben", [("ana", "true"), ("ben", "true")])
     assert (await kinds_of(backend, "r")).count("vote.recorded") == 2
@@ -68,7 +71,8 @@ async def test_nobody_counts_twice(backend: StateBackend) -> None:
 
     assert (again.status, other_key.status) == (RunStatus.PAUSED, RunStatus.PAUSED)
     assert await kinds_of(backend, "r") == events
-    assert (await head_of(backend, "r")).generation == 1
+    assert paused.pause is not None
+    assert (await head_of(backend, "r")).generation == paused.pause.generation
 
 
 async def test_a_vote_of_nobody_is_refused(backend: StateBackend) -> None:
@@ -116,8 +120,9 @@ async def test_an_earlier_voter_gets_the_same_answer_again_after_the_decision(ba
         await flujo.resume_async(paused, Reject("no"), actor="ana")
 
 
-def answer(digest: str, actor: str) -> transitions.Answer:
-    return transitions.Answer("approve", 1, digest, DecisionOutcome.APPROVED, "true", actor, "", "test", f"of {actor}")
+def answer(asked: Pause, actor: str) -> transitions.Answer:
+    approved, key = DecisionOutcome.APPROVED, f"of {actor}"
+    return transitions.Answer("approve", asked.generation, asked.digest, approved, "true", actor, "", "test", key)
 
 
 async def test_the_vote_of_who_lost_the_right_does_not_count_and_counts_again_when_it_is_back(
@@ -125,11 +130,11 @@ async def test_the_vote_of_who_lost_the_right_does_not_count_and_counts_again_wh
 ) -> None:
     _, paused = await asked(backend, asks())
     assert paused.pause is not None
-    digest, now = paused.pause.digest, FakeClock().now()
+    question, now = paused.pause, FakeClock().now()
     lost = {"ana"}
 
     async def vote(actor: str) -> Any:
-        given = answer(digest, actor)
+        given = answer(question, actor)
         deciding = transitions.decide(given, now=now, claim=None, facts={}, counts=lambda who: who not in lost)
         return (await backend.transact("r", deciding)).result
 
@@ -142,11 +147,11 @@ async def test_the_vote_of_who_lost_the_right_does_not_count_and_counts_again_wh
 async def test_votes_at_once_make_one_decision(backend: StateBackend) -> None:
     _, paused = await asked(backend, asks(quorum=3))
     assert paused.pause is not None
-    digest, now = paused.pause.digest, FakeClock().now()
+    question, now = paused.pause, FakeClock().now()
 
     async def vote(actor: str) -> Any:
         try:
-            deciding = transitions.decide(answer(digest, actor), now=now, claim=None, facts={})
+            deciding = transitions.decide(answer(question, actor), now=now, claim=None, facts={})
             return (await backend.transact("r", deciding)).result
         except FlujoError as error:
             return error

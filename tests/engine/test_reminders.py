@@ -37,7 +37,7 @@ async def test_reminders_and_the_escalation_are_recorded_once_each(backend: Stat
 
     assert seen == [(10, ["human_task.reminded"]), (20, ["human_task.reminded"]), (25, ["human_task.escalated"])]
     task = await task_of(backend)
-    assert (task.candidates, task.generation) == ('["ana","group:heads"]', 1)
+    assert (task.candidates, task.generation) == ('["ana","group:heads"]', paused.pauses[0].generation)
     assert (task.reminders, next_alarm(task)) == ("", task.due_at)
     assert task.digest == paused.pauses[0].digest
     assert (await flujo.resume_async(paused, "yes")).output == "shipped yes", "a form opened before stays valid"

@@ -134,7 +134,7 @@ async def test_paused_run_is_returned_as_often_as_it_is_asked(store: Store, ledg
         result = await runner_of(order_pipeline(ledger), store.reopen()).run_async("lamp", run_id="r")
         assert result.status is RunStatus.PAUSED
         assert result.pause is not None
-        assert (result.pause.path, result.pause.message, result.pause.generation) == ("approve", "Ship it?", 1)
+        assert (result.pause.path, result.pause.message) == ("approve", "Ship it?")
 
     assert ledger == {"price": 1}
     assert await kinds_of(store.backend, "r") == events
@@ -344,7 +344,8 @@ async def test_attempt_is_recorded_before_it_runs(backend: StateBackend) -> None
 
     await runner_of(first >> second, backend).run_async(1, run_id="r")
 
-    assert recorded == {"first": [(1, 1)], "second": [(1, 1)]}
+    fence = (await head_of(backend, "r")).fence
+    assert recorded == {"first": [(1, fence)], "second": [(1, fence)]}
 
 
 async def test_step_that_kills_its_worker_is_given_up_after_five_losses(backend: StateBackend, ledger: Ledger) -> None:

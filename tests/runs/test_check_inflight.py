@@ -38,7 +38,7 @@ def test_check_inflight_is_content_while_every_run_can_go_on(capsys: pytest.Capt
     assert checked(capsys) == (0, "All 1 unfinished runs can go on with this code.\n")
 
 
-@pytest.mark.parametrize("command", ["check_inflight", "verify_audit", "rotate_keys"])
+@pytest.mark.parametrize("command", ["check_inflight", "verify_audit", "rotate_keys", "restored"])
 def test_database_that_is_away_is_said_in_one_sentence(command: str) -> None:
     with connection.execute_wrapper(_away), pytest.raises(CommandError, match="cannot be opened: gone") as refused:
         call_command(command)

@@ -43,8 +43,9 @@ def run() -> Run:
     new = new_run(entry, {"article": "lamp", "quantity": 2}, {"run_id": "r1"})
     terms = ClaimTerms(this_process(), DEFAULT_LEASE, entry.fingerprint, lambda head: None)
     store = DjangoBackend()
-    store.transact_now("r1", transitions.start(new, now=now, claim=terms, facts={}))
-    waiting = transitions.begin_wait("paid", kind=Wait.SIGNAL, name="paid", due_at=None, alone=True, fence=1, now=now)
+    fence = store.transact_now("r1", transitions.start(new, now=now, claim=terms, facts={})).kept.fence
+    kind = Wait.SIGNAL
+    waiting = transitions.begin_wait("paid", kind=kind, name="paid", due_at=None, alone=True, fence=fence, now=now)
     store.transact_now("r1", waiting)
     return Run.objects.get(pk="r1")
 

@@ -80,7 +80,8 @@ async def _runs(call: Call) -> AsyncIterator[Check]:
             dead.append(head.run_id)
         if head.status is RunStatus.PAUSED and head.wait is Wait.OPERATOR:
             held.append(head.run_id)
-    yield Check("dead leases", not dead, _some(dead), "their workers are gone: start a worker, or run them again")
+    gone = "their workers are gone: start a worker, or run them again; if a backup was put back, first: flujo restored"
+    yield Check("dead leases", not dead, _some(dead), gone)
     advice = "they need attention: python -m flujo show tells why, unpark lets them go on"
     yield Check("parked runs", not held, _some(held), advice)
 

@@ -7,6 +7,7 @@ from flujo.transitions.moving import arrive, depart, is_moving, leave
 from flujo.transitions.operator import Answer, cancel, decide, purge, receive, retry
 from flujo.transitions.parking import MOVING, is_parked, park, unpark
 from flujo.transitions.reports import Reports, report
+from flujo.transitions.restoring import restored
 from flujo.transitions.rules import ClaimTerms, is_due, waiting
 from flujo.transitions.steps import (
     AfterFailure,
@@ -81,6 +82,7 @@ __all__ = [
     "release",
     "renew",
     "report",
+    "restored",
     "retry",
     "ring",
     "start",

@@ -13,7 +13,7 @@ from flujo.records import MOVED_TO, AuditEvent, RunHead, Tombstone
 from flujo.status import EventKind, Outcome, RunStatus, Wait
 from flujo.transitions.gates import turned_at
 from flujo.transitions.parking import MOVING
-from flujo.transitions.rules import lose_attempts
+from flujo.transitions.rules import following, lose_attempts
 
 _KEPT = ("status", "wait", "outcome", "wake_at", "error_type", "error_message")
 
@@ -95,7 +95,7 @@ def arrive(moved: AuditEvent, seq: int, source: str, *, actor: str, now: datetim
         if head.seq != seq:
             raise Fenced(f"Run {head.run_id} changed while it arrived. Repeat the move to finish it.")
         draft = Draft(view, now, actor=actor)
-        draft.set(fence=head.fence + 1, generation=head.generation + 1)
+        draft.set(fence=following(head.fence, now), generation=following(head.generation, now))
         if is_moving(head):
             was = _restored(json.loads(moved.body)["data"]["was"])
             draft.set(status=RunStatus.QUEUED)

@@ -39,6 +39,15 @@ class ClaimTerms:
     max_concurrency: int | None = None
 
 
+def following(last: int, now: datetime) -> int:
+    """The token or generation after `last`: at least the time in milliseconds.
+
+    So a store that was put back to a backup gives none again that it gave out since, not even for a run that the backup
+    does not know, or in the place of another one.
+    """
+    return max(last + 1, int(now.timestamp() * 1000))
+
+
 def mine(view: RunView, fence: int) -> RunHead:
     """The head, if `fence` still holds the run. Raises `Fenced`."""
     head = view.head
@@ -97,7 +106,7 @@ def take(draft: Draft, terms: ClaimTerms) -> None:
         status=RunStatus.RUNNING,
         wait=None,
         wake_at=None,
-        fence=head.fence + 1,
+        fence=following(head.fence, draft.now),
         holder=terms.holder.to_json(),
         lease_expires_at=draft.now + terms.lease,
         started_at=head.started_at or draft.now,

@@ -14,7 +14,7 @@ from flujo.frozen import frozen
 from flujo.records import Attempt, Checkpoint, HumanTask, RunWait, Signal
 from flujo.status import AtDeadline, AttemptOutcome, EventKind, RunStatus, TaskStatus, Wait, WaitStatus
 from flujo.transitions.reports import Reports, add_reports
-from flujo.transitions.rules import abandon, add_secrets, begin, end, fail, keep_lease, mine, pause_here
+from flujo.transitions.rules import abandon, add_secrets, begin, end, fail, following, keep_lease, mine, pause_here
 
 
 @frozen
@@ -257,7 +257,7 @@ def _try_again(draft: Draft, path: str, attempt: int, retry: RetryDue | None) ->
     wait = RunWait(
         head.run_id,
         path,
-        head.generation + 1,
+        following(head.generation, draft.now),
         Wait.RETRY,
         path.rpartition("/")[2],
         retry.at,
@@ -314,7 +314,7 @@ def raise_human_task(question: Question, *, alone: bool, fence: int, now: dateti
         shown = canonical.dump([question.message, question.kind, question.schema, question.evidence])
         task = HumanTask(
             run_id=head.run_id,
-            generation=head.generation + 1,
+            generation=following(head.generation, now),
             digest=canonical.digest(shown),
             raised_at=now,
             status=TaskStatus.OPEN,
@@ -349,7 +349,7 @@ def begin_wait(
         if head.cancel_requested:
             end(draft, RunStatus.CANCELLED, EventKind.RUN_CANCELLED)
             return draft.batch()
-        wait = RunWait(head.run_id, path, head.generation + 1, kind, name, due_at, now)
+        wait = RunWait(head.run_id, path, following(head.generation, now), kind, name, due_at, now)
         draft.insert(wait)
         draft.set(generation=wait.generation)
         came = kind is Wait.SIGNAL and any(signal.name == name for signal in view.waiting_signals())
