@@ -115,6 +115,13 @@ class PipelineRegistry:
         self._known: dict[str, dict[str, RegisteredPipeline]] = {}
         self._migrations: dict[tuple[str, str], dict[str, Migrate]] = {}
 
+    def copy(self) -> PipelineRegistry:
+        """Another registry of the same pipelines and migrations; what is registered in one is not in the other."""
+        other = PipelineRegistry()
+        other._known = {name: dict(versions) for name, versions in self._known.items()}
+        other._migrations = {start: dict(found) for start, found in self._migrations.items()}
+        return other
+
     def register(
         self,
         pipeline: Node | Pipeline,

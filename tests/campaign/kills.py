@@ -115,28 +115,37 @@ def _mortal_orm() -> None:
 
 
 class Noting(FaultyBackend):
-    """Writes down outside the store what it acknowledged."""
+    """Writes down outside the store which runs it is about to write, and what it acknowledged."""
 
     def __init__(self, inner: StateBackend, ledger: Path) -> None:
         super().__init__(inner)
         self.ledger = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
+    def _begin(self, run_id: str, what: tuple[str, ...]) -> int:
+        os.write(self.ledger, f"{run_id} 0\n".encode())
+        return super()._begin(run_id, what)
+
     async def transact(self, run_id: str, transition: Any, *, known: Any = None) -> Batch:
         batch = await super().transact(run_id, transition, known=known)
         if batch.writes and batch.head is not None:
-            os.write(self.ledger, f"{batch.head.seq}\n".encode())
+            os.write(self.ledger, f"{run_id} {batch.head.seq}\n".encode())
         return batch
 
 
-def acknowledged_in(ledger: Path) -> int:
-    return max(map(int, ledger.read_text().split()), default=0) if ledger.exists() else 0
+def acknowledged_in(ledger: Path) -> dict[str, int]:
+    """The newest event of each run that somebody was told of; 0 where there was only an attempt to write."""
+    newest: dict[str, int] = {}
+    for line in ledger.read_text().splitlines() if ledger.exists() else []:
+        run_id, _, seq = line.partition(" ")
+        newest[run_id] = max(int(seq), newest.get(run_id, 0))
+    return newest
 
 
 async def check(backend: StateBackend, run_id: str, acknowledged: int) -> None:
     """What a killed process left: all that was acknowledged, and no half of a transaction."""
     document = await backend.load(run_id)
     events = list(await backend.events(run_id))
-    assert len(events) >= acknowledged, f"event {acknowledged} was acknowledged, {len(events)} are there"
+    assert len(events) >= acknowledged, f"{run_id}: event {acknowledged} was acknowledged, {len(events)} are there"
     if document is None:
         assert not events, "events of a run that is not there"
         return
@@ -208,11 +217,16 @@ def run(opens: Opens, run_id: str, ledger: Path, last: int = 0) -> dict[str, Any
 def recover(opens: Opens, run_id: str, ledger: Path) -> dict[str, str]:
     acknowledged = acknowledged_in(ledger)
 
+    async def check_all(backend: StateBackend) -> None:
+        for one, seq in acknowledged.items():
+            await check(backend, one, seq)
+
     async def work() -> dict[str, str]:
-        backend = opens()
-        await check(backend, run_id, acknowledged)
-        ending = await drive("approved").run(backend, run_id)
-        await check(opens(), run_id, acknowledged)  # as the next process finds it
+        backend, driven = opens(), drive("approved")
+        await check_all(backend)
+        driven.run_ids[run_id].update(acknowledged)
+        ending = await driven.run(backend, run_id)
+        await check_all(opens())  # as the next process finds it
         return ending
 
     return asyncio.run(work())

@@ -11,7 +11,7 @@ from tests.engine.making import python
 
 PROGRAM = Path(__file__).with_name("kills.py")
 WHOLE = 150
-SLICE = {"sqlite": 6, "file": 6, "django": 3, "postgres": 3}
+SLICE = {"sqlite": 4, "file": 4, "django": 2, "postgres": 2}
 
 
 def kill(store: str, place: str | Path, folder: Path, *, seed: str, kills: int, plant: str = "") -> None:

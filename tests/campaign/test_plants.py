@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from flujo.errors import FlujoError
 
+from tests.campaign.conftest import SLICE_SEED, Campaign
 from tests.campaign.rights import take_the_right_away_within_a_decision
+from tests.campaign.test_crashes import crash
 from tests.campaign.test_kills import kill
 from tests.campaign.test_lockstep import keep_step
 from tests.campaign.test_power_loss import cut_files, cut_sqlite
@@ -77,7 +79,7 @@ def test_campaign_finds_split_transaction_and_audit_after_commit(name: str, tmp_
 
 def test_campaign_finds_torn_line_kept(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"kills at \d+ moments, [1-9]\d* findings"):
-        kill("file", tmp_path, tmp_path, seed="2", kills=3, plant="torn_line_kept")
+        kill("file", tmp_path, tmp_path, seed="2", kills=6, plant="torn_line_kept")
 
 
 def test_campaign_finds_read_check_write(tmp_path: Path) -> None:
@@ -99,6 +101,22 @@ def test_campaign_finds_synchronous_normal(plant: Plant, tmp_path: Path) -> None
     plant("synchronous_normal")
     with pytest.raises(AssertionError, match=LOST):
         cut_sqlite(tmp_path)
+
+
+def found_in_crashes(folder: Path) -> str:
+    with pytest.raises(AssertionError) as found:
+        crash("memory", folder, Campaign(seconds=None, seed=SLICE_SEED))
+    return str(found.value)
+
+
+def test_campaign_finds_second_child(plant: Plant, tmp_path: Path) -> None:
+    plant("second_child")
+    assert "the list of its children is" in found_in_crashes(tmp_path)
+
+
+def test_campaign_finds_told_before_telling(plant: Plant, tmp_path: Path) -> None:
+    plant("told_before_telling")
+    assert "yet these go on waiting" in found_in_crashes(tmp_path)
 
 
 @pytest.mark.django_db(transaction=True)

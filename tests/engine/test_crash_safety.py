@@ -93,6 +93,13 @@ def test_rejected_and_failed_runs_are_compared_too() -> None:
     assert assert_crash_safe(gate >> broken, input="x", answers={"approve": Reject("no")}).repeated == {}
 
 
+def test_time_goes_on_after_a_crash() -> None:
+    """The error names the instant of the deadline, which a clock that began anew would bring forward."""
+    gate = Step.human_in_the_loop("approve", deadline=timedelta(hours=1))
+    report = assert_crash_safe(Step.sleep("rest", timedelta(hours=1)) >> gate, input="x")
+    assert report.crashes > 10
+
+
 def test_answer_that_is_missing_is_asked_for() -> None:
     with pytest.raises(AssertionError, match=r"waits for the human task 'approve' \(answers=\)"):
         assert_crash_safe(order_pipeline(Ledger()), input="lamp")

@@ -1,10 +1,10 @@
-"""The calls of a pipeline's steps, counted by run and path, which is by idempotency key, while a test watches."""
+"""The calls of pipelines' steps, counted by run and path, which is by idempotency key, while a test watches."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,16 +16,17 @@ _CONTEXT = "step_context_for_the_watcher"
 
 
 class Calls:
-    """How often each step of each run was called, by path; `asked` holds the paths of steps that read their key."""
+    """How often each step of each run was called, by path; `asked` holds the runs and paths that read their key."""
 
     def __init__(self) -> None:
         self.of_run: dict[str, Counter[str]] = defaultdict(Counter)
-        self.asked: set[str] = set()
+        self.asked: set[tuple[str, str]] = set()
 
     @contextmanager
-    def watching(self, pipeline: Pipeline) -> Iterator[None]:
-        """Count the calls of this pipeline's steps until the block is left."""
-        kept = {node: (node.function, node.signature) for node in pipeline.every_node() if isinstance(node, Step)}
+    def watching(self, pipelines: Iterable[Pipeline]) -> Iterator[None]:
+        """Count the calls of these pipelines' steps until the block is left."""
+        nodes = (node for pipeline in pipelines for node in pipeline.every_node())
+        kept = {node: (node.function, node.signature) for node in nodes if isinstance(node, Step)}
         for step in kept:
             self._watch(step)
         try:
@@ -56,11 +57,11 @@ class Calls:
 class _Watched(StepContext):
     """The step context, which tells when the key is read."""
 
-    def __init__(self, control: StepContext, tell: Callable[[str], None]) -> None:
+    def __init__(self, control: StepContext, tell: Callable[[tuple[str, str]], None]) -> None:
         self.__dict__ = control.__dict__  # one state: a cancellation reaches both
         self._tell = tell
 
     def __getattribute__(self, name: str) -> Any:
         if name == "idempotency_key":
-            self._tell(self.path)
+            self._tell((self.run_id, self.path))
         return super().__getattribute__(name)

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, get_args
 
 from flujo.batch import Batch, RunView
@@ -13,6 +14,7 @@ from flujo.state.base import StateBackend
 from flujo.status import RunStatus
 from flujo.testing.faults import Crashed, Fault, FaultyBackend, When
 
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 Scenario = Callable[[StateBackend], Awaitable[Any]]
 
 
@@ -88,12 +90,12 @@ async def _check_kept(backend: StateBackend, run_id: str, seq: int, crash: str) 
 
 
 async def let_lease_expire(backend: StateBackend, run_id: str) -> None:
-    """Let the lease of a running run have ended when the run began, so that the next worker takes it over."""
+    """Let the lease of a running run have ended long ago, so that the next worker takes it over, whatever its clock."""
 
     def transition(view: RunView) -> Batch:
         head = view.head
         if head is not None and head.status is RunStatus.RUNNING:
-            return Batch(run_id, head, dataclasses.replace(head, lease_expires_at=head.created_at))
+            return Batch(run_id, head, dataclasses.replace(head, lease_expires_at=_LONG_AGO))
         return Batch(run_id, head, head)
 
     await backend.transact(run_id, transition)

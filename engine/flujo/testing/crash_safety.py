@@ -15,7 +15,6 @@ from flujo.registry import PipelineRegistry
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.base import StateBackend
 from flujo.step import Step
-from flujo.testing.calls import Calls
 from flujo.testing.crash_points import crash_points
 from flujo.testing.drive import NAME, Drive
 from flujo.testing.faults import When
@@ -33,7 +32,8 @@ class CrashReport:
     """What came of crashing a pipeline `crashes` times.
 
     `repeated` are the paths of the steps that some crash made run more often, with the most calls that one key saw;
-    `problems` what differed from the run without a crash, and the repeated steps that nothing protects.
+    that of a step in a child run is behind the path of the step that started the child. `problems` is what differed
+    from the run without a crash, and the repeated steps that nothing protects.
     """
 
     crashes: int
@@ -53,8 +53,10 @@ class CrashReport:
 class CrashOptions(TypedDict, total=False):
     """What drives the pipeline to its end, and which crashes it meets.
 
-    `input` and `context` are what the run is started on. `answers` holds the answer (or `Reject`) to each human task,
-    `signals` the data of each signal, by name or path. `repeatable` names the steps that may run more than once.
+    `input` and `context` are what the run is started on. `registry` is where its child runs find their pipelines.
+    `answers` holds the answer (or `Reject`) to each human task, `signals` the data of each signal, by name or path, in
+    children too: `ask`, or behind the path of the step that started the child, `each[0]/bill/ask`. `repeatable` names
+    the steps that may run more than once.
     `backend` gives a store, new or shared; `reopen` opens a crashed store again, as a new process would.
     `context_model` is as in `registry.register`. `chosen(write, when)` picks among the crashes of a long pipeline.
     """
@@ -63,6 +65,7 @@ class CrashOptions(TypedDict, total=False):
     context: dict[str, Any]
     answers: Mapping[str, Any]
     signals: Mapping[str, Any]
+    registry: PipelineRegistry
     repeatable: Collection[str]
     backend: Callable[[], StateBackend]
     reopen: Callable[[StateBackend], StateBackend]
@@ -76,8 +79,13 @@ def assert_crash_safe(pipeline: Pipeline | Node, **options: Unpack[CrashOptions]
     Timers, and deadlines that nothing meets, pass in no time. Unless `options` say otherwise, each crash happens in a
     new store in memory.
 
+    Child runs are driven, crashed and compared with it, at every depth; each place has to have as many. They come from
+    a `registry` as they do in production, since a child is found by name and version, and brings its context, its bound
+    and its secrets: nothing of that is said a second time in a test. The registry is left as it is.
+
     Raises an `AssertionError` that names every difference in status, output, context or history, and every step that
-    ran more than once without reading `ctx.idempotency_key`, except those named in `repeatable` and transactional ones.
+    ran more than once without reading `ctx.idempotency_key`, except those named in `repeatable` and transactional ones;
+    `PipelineNotFound` for a child whose pipeline the registry lacks.
     """
     report = wait_for(check_crash_safety(pipeline, **options), twin="check_crash_safety(...)")
     if report.problems:
@@ -88,8 +96,8 @@ def assert_crash_safe(pipeline: Pipeline | Node, **options: Unpack[CrashOptions]
 async def check_crash_safety(pipeline: Pipeline | Node, **options: Unpack[CrashOptions]) -> CrashReport:
     """The report of `assert_crash_safe`, inside a running event loop; its problems are not raised."""
     backend = options.get("backend", InMemoryBackend)
-    registry = PipelineRegistry()
-    entry = registry.register(pipeline, name=NAME, version="1.0.0", context_model=options.get("context_model"))
+    registry = options.get("registry", PipelineRegistry()).copy()
+    registry.register(pipeline, name=NAME, version="1.0.0", context_model=options.get("context_model"))
     drive = Drive(
         registry,
         options.get("input"),
@@ -108,7 +116,7 @@ async def check_crash_safety(pipeline: Pipeline | Node, **options: Unpack[CrashO
     async def scenario(store: StateBackend) -> dict[str, str]:
         try:
             return await drive.run(store, run_ids[-1])
-        except FlujoError as error:
+        except (FlujoError, AssertionError) as error:
             if crashes == 0 and len(run_ids) == 2:
                 raise  # without a crash: the pipeline cannot come to its end as the test drives it
             return {"the recovery": f"{type(error).__name__}: {error}"}
@@ -120,28 +128,37 @@ async def check_crash_safety(pipeline: Pipeline | Node, **options: Unpack[CrashO
         for what, told in point.result.items():
             if told != point.expected.get(what):
                 problems.append(f"After a crash {point}, {what} {_difference(point.expected.get(what), told)}.")
-    repeated = _repeated(drive.calls, run_ids[1])
-    undone = {node.name for node in entry.pipeline.every_node() if isinstance(node, Step) and node.transactional}
-    harmless = undone.union(options.get("repeatable", ()))
-    protected = drive.calls.asked.union(path for path in repeated if _names(entry.pipeline, path) & harmless)
-    problems += [f"{path} {_REPEATED}" for path in sorted(repeated) if path not in protected]
+    repeated = _repeated(drive, run_ids[1])
+    problems += [f"{_told(drive, place)} {_REPEATED}" for place in _unprotected(drive, repeated, options)]
     return CrashReport(crashes, repeated, problems)
 
 
-def _repeated(calls: Calls, whole: str) -> dict[str, int]:
+def _repeated(drive: Drive, whole: str) -> dict[str, int]:
     """The steps that a crash made run more often than they did in the run `whole`, with the most calls of one key."""
-    once, repeated = calls.of_run[whole], dict[str, int]()
-    for counts in calls.of_run.values():
-        for path, count in counts.items():
-            if count > once[path]:
-                repeated[path] = max(count, repeated.get(path, 0))
+    once, repeated = drive.called[whole], dict[str, int]()
+    for counts in drive.called.values():
+        for place, count in counts.items():
+            if count > once[place]:
+                repeated[place] = max(count, repeated.get(place, 0))
     return repeated
 
 
-def _names(pipeline: Pipeline, path: str) -> set[str]:
-    """What a test may call the step at a path; in a branch the step's own name is not the last part of it."""
-    node = pipeline.find(path)
-    return {path, name_in(path.rpartition("/")[2])} | ({node.name} if node is not None else set())
+def _unprotected(drive: Drive, repeated: Collection[str], options: CrashOptions) -> list[str]:
+    """Those that never read their key, write in no transaction and are not named as repeatable."""
+    found = []
+    for place in sorted(repeated):
+        entry, path = drive.steps[place]
+        node = entry.pipeline.find(path)  # in a branch the step's own name is not the last part of the path
+        names = {place, path, name_in(path.rpartition("/")[2])} | ({node.name} if node is not None else set())
+        undone = isinstance(node, Step) and node.transactional
+        if place not in drive.asked and not undone and not names.intersection(options.get("repeatable", ())):
+            found.append(place)
+    return found
+
+
+def _told(drive: Drive, place: str) -> str:
+    entry, path = drive.steps[place]
+    return path if entry.name == NAME else f"{place} (step {path} of the pipeline {entry.name})"
 
 
 def _difference(expected: str | None, told: str) -> str:
