@@ -7,6 +7,7 @@ import os
 import django
 from django.core.exceptions import ImproperlyConfigured
 from flujo.commands.command import NotThere
+from flujo.errors import FlujoError
 
 if not os.environ.get("DJANGO_SETTINGS_MODULE"):
     raise NotThere("A django: store needs a site: set DJANGO_SETTINGS_MODULE, for this one to flujo_site.settings.")
@@ -20,6 +21,8 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.utils import OperationalError
 
 from runs.registry import registry
+from runs.services import refusals
+from runs.services.origin import Origin
 from runs.state_backend import DjangoBackend
 
 __all__ = ["open_store", "registry"]
@@ -39,4 +42,12 @@ def open_store(using: str = DEFAULT_DB_ALIAS) -> DjangoBackend:
         connections[using].close()
     if behind:
         raise NotThere(f"The site's database {using!r} is not up to date. Run: manage.py migrate")
-    return DjangoBackend(using)
+    return CommandStore(using)
+
+
+class CommandStore(DjangoBackend):
+    """The site's store, which tells the site's audit of what the command line was refused."""
+
+    async def refused(self, verb: str, run_id: str, actor: str, error: FlujoError) -> None:
+        origin = Origin(channel="cli")
+        await self._in_thread(lambda: refusals.record(verb, error, actor=actor, origin=origin, run_id=run_id))

@@ -70,6 +70,10 @@ def _carry_out(given: argparse.Namespace, out: Output) -> int:
 async def _run(command: Command, call: Call) -> int:
     try:
         return await command.run(call)
+    except FlujoError as error:
+        if hasattr(call.given, "actor"):
+            await call.store.refused(command.name, getattr(call.given, "run", ""), call.given.actor, error)
+        raise
     finally:
         for backend in (call.store, call.target):
             if backend is not None:

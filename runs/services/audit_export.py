@@ -17,6 +17,7 @@ from runs.audit_words import ORIGIN
 from runs.models import Run, Tombstone
 from runs.queries.audit import AuditFilter, events_for, facts_for
 from runs.services.origin import Origin
+from runs.services.refusals import recorded
 from runs.services.site_audit import record
 
 AT_ONCE = 500
@@ -30,18 +31,8 @@ def export(*, actor: Any, asked: AuditFilter, origin: Origin) -> Iterator[str]:
     Site-wide events ask for the permission `audit`, events of runs for it or for `export` on their pipelines.
     Raises `NotAllowed`, which is recorded too.
     """
-    try:
+    with recorded("export", actor=actor.get_username(), origin=origin):
         events = _exportable(actor, asked)
-    except NotAllowed as error:
-        record(
-            "action.refused",
-            actor=actor.get_username(),
-            origin=origin,
-            verb="export",
-            code=error.code,
-            message=error.message,
-        )
-        raise
     record("audit.exported", actor=actor.get_username(), origin=origin, filter=asked.terms)
     return _pieces(actor, events)
 

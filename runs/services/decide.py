@@ -16,12 +16,9 @@ from flujo.errors import (
     HumanTaskClosed,
     HumanTaskExpired,
     HumanTaskNotFound,
-    InvalidAnswer,
-    InvalidInput,
     NotAllowed,
     PipelineChanged,
     PipelineNotFound,
-    UnstorableValue,
 )
 from flujo.human import HumanStep, Reject
 from flujo.records import Decision, Vote
@@ -31,6 +28,7 @@ from runs import access, changed_code, dispatch
 from runs.models import HumanTask
 from runs.registry import registry
 from runs.services import site_audit
+from runs.services.refusals import message_of
 from runs.state_backend import DjangoBackend
 
 if TYPE_CHECKING:
@@ -154,7 +152,6 @@ def record_refusal(*, actor: access.User, task_id: int, refusal: FlujoError, ori
     task = HumanTask.objects.filter(pk=task_id).first()
     if task is None:
         return
-    quotes = isinstance(refusal, InvalidAnswer | InvalidInput | UnstorableValue)
     site_audit.record(
         "decision.refused",
         actor=actor.get_username(),
@@ -162,5 +159,5 @@ def record_refusal(*, actor: access.User, task_id: int, refusal: FlujoError, ori
         origin=origin,
         path=task.path,
         code=refusal.code,
-        message=type(refusal)().message if quotes else refusal.message,
+        message=message_of(refusal),
     )

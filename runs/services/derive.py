@@ -9,12 +9,12 @@ from django.db import transaction
 from django.utils import timezone
 from flujo import canonical, transitions
 from flujo.document import RunDocument
-from flujo.errors import IllegalTransition, NotAllowed, PipelineChanged, RunNotFound
+from flujo.errors import RunNotFound
 from flujo.transitions import NewRun
 
 from runs import access, dispatch
 from runs.models import Run
-from runs.services import site_audit
+from runs.services.refusals import recorded
 from runs.state_backend import DjangoBackend
 
 if TYPE_CHECKING:
@@ -29,30 +29,18 @@ def derive(
     Raises `RunNotFound` when `actor` may not see it, `NotAllowed`, and what `make` raises.
     """
     name = actor.get_username()
-    try:
-        with transaction.atomic():
-            run = access.visible_to(actor).filter(pk=run_id).first()
-            document = DjangoBackend().load_now(run_id) if run is not None else None
-            if run is None or document is None:
-                raise RunNotFound("There is no such run, or you may not see it.")
-            for verb in verbs:
-                access.require(actor, verb, run.pipeline)
-            new = make(document)
-            started = transitions.start(new, now=timezone.now(), claim=None, actor=name, facts=origin.facts())
-            DjangoBackend().transact_now(new.run_id, started)
-            dispatch.hint_on_commit(new.run_id)
-            return Run.objects.get(pk=new.run_id)
-    except (NotAllowed, IllegalTransition, PipelineChanged) as refusal:
-        site_audit.record(
-            "action.refused",
-            actor=name,
-            run_id=run_id,
-            origin=origin,
-            verb=verbs[0],
-            code=refusal.code,
-            message=refusal.message,
-        )
-        raise
+    with recorded(verbs[0], actor=name, origin=origin, run_id=run_id), transaction.atomic():
+        run = access.visible_to(actor).filter(pk=run_id).first()
+        document = DjangoBackend().load_now(run_id) if run is not None else None
+        if run is None or document is None:
+            raise RunNotFound("There is no such run, or you may not see it.")
+        for verb in verbs:
+            access.require(actor, verb, run.pipeline)
+        new = make(document)
+        started = transitions.start(new, now=timezone.now(), claim=None, actor=name, facts=origin.facts())
+        DjangoBackend().transact_now(new.run_id, started)
+        dispatch.hint_on_commit(new.run_id)
+        return Run.objects.get(pk=new.run_id)
 
 
 def id_for(key: str, *what: object) -> str:

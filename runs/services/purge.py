@@ -17,7 +17,7 @@ from flujo.transitions import purge as purge_transition
 from runs import access
 from runs.queries.state import Criteria, Kept, Sample, kept_of, payload_bytes, samples_of, stale
 from runs.services.origin import Origin
-from runs.services.site_audit import record
+from runs.services.refusals import recorded
 from runs.state_backend import DjangoBackend
 
 AT_ONCE = 1000
@@ -134,17 +134,19 @@ def purge(
     `InvalidInput` without a reason.
     """
     require_delete(actor, origin)
-    reason = reason.strip()
-    if not reason or len(reason) > LONGEST_REASON:
-        raise InvalidInput(f"Say why, in 1 to {LONGEST_REASON} characters: the reason stays in the audit.")
+    name, reason = actor.get_username(), reason.strip()
+    with recorded("delete", actor=name, origin=origin):
+        if not reason or len(reason) > LONGEST_REASON:
+            raise InvalidInput(f"Say why, in 1 to {LONGEST_REASON} characters: the reason stays in the audit.")
     result = PurgeResult()
     for run_id in run_ids:
         check = _check(actor, run_id, seen, untouched_since)
         transition = purge_transition(
-            actor=actor.get_username(), reason=reason, now=timezone.now(), facts=origin.facts(), allowed=check
+            actor=name, reason=reason, now=timezone.now(), facts=origin.facts(), allowed=check
         )
         try:
-            DjangoBackend().transact_now(run_id, _of_visible(actor, transition))
+            with recorded("delete", actor=name, origin=origin, run_id=run_id):
+                DjangoBackend().transact_now(run_id, _of_visible(actor, transition))
         except FlujoError as error:
             result.skipped.append(Skipped(run_id, error.message))
         else:
@@ -166,17 +168,9 @@ def _of_visible(actor: Any, transition: Transition) -> Transition:
 
 def require_delete(actor: Any, origin: Origin) -> None:
     """Raise `NotAllowed`, and record that, for someone who may delete runs of no pipeline."""
-    if access.pipelines_for(actor, "delete") == set():
-        refusal = NotAllowed("You may not delete runs. An administrator can grant your group 'delete' on a pipeline.")
-        record(
-            "action.refused",
-            actor=actor.get_username(),
-            origin=origin,
-            verb="delete",
-            code=refusal.code,
-            message=refusal.message,
-        )
-        raise refusal
+    with recorded("delete", actor=actor.get_username(), origin=origin):
+        if access.pipelines_for(actor, "delete") == set():
+            raise NotAllowed("You may not delete runs. An administrator can grant your group 'delete' on a pipeline.")
 
 
 def _check(actor: Any, run_id: str, seen: Mapping[str, int] | None, untouched_since: datetime | None) -> Any:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from django.db import transaction
 from flujo.batch import Transition
-from flujo.errors import IllegalTransition, NotAllowed, RunNotFound
+from flujo.errors import RunNotFound
 
 from runs import access, dispatch
 from runs.models import Run
-from runs.services import site_audit
+from runs.services.refusals import recorded
 from runs.state_backend import DjangoBackend
 
 if TYPE_CHECKING:
@@ -22,24 +22,12 @@ def act(actor: access.User, verb: str, run_id: str, transition: Transition, orig
 
     Raises `RunNotFound` when `actor` may not see it, `NotAllowed`, and what the transition raises.
     """
-    try:
-        with transaction.atomic():
-            run = access.visible_to(actor).filter(pk=run_id).first()
-            if run is None:
-                raise RunNotFound("There is no such run, or you may not see it.")
-            access.require(actor, verb, run.pipeline)
-            DjangoBackend().transact_now(run_id, transition)
-            dispatch.hint_on_commit(run_id)
-            run.refresh_from_db()
-            return run
-    except (NotAllowed, IllegalTransition) as refusal:
-        site_audit.record(
-            "action.refused",
-            actor=actor.get_username(),
-            run_id=run_id,
-            origin=origin,
-            verb=verb,
-            code=refusal.code,
-            message=refusal.message,
-        )
-        raise
+    with recorded(verb, actor=actor.get_username(), origin=origin, run_id=run_id), transaction.atomic():
+        run = access.visible_to(actor).filter(pk=run_id).first()
+        if run is None:
+            raise RunNotFound("There is no such run, or you may not see it.")
+        access.require(actor, verb, run.pipeline)
+        DjangoBackend().transact_now(run_id, transition)
+        dispatch.hint_on_commit(run_id)
+        run.refresh_from_db()
+        return run

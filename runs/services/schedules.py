@@ -20,6 +20,7 @@ from runs.models import Schedule
 from runs.recurrence import Recurrence
 from runs.registry import registry
 from runs.services import site_audit
+from runs.services.refusals import recorded
 
 if TYPE_CHECKING:
     from runs.services.origin import Origin
@@ -131,14 +132,10 @@ def recurrence(terms: Terms, schedule: Schedule | None, now: datetime) -> Recurr
 @contextmanager
 def _allowed(actor: access.User, pipeline: str, origin: Origin) -> Iterator[None]:
     """One transaction for who may; a refusal is recorded outside of it."""
-    try:
-        with transaction.atomic():
-            access.require(actor, "schedule", pipeline)
-            yield
-    except NotAllowed as refusal:
-        name = actor.get_username()
-        site_audit.record("action.refused", actor=name, origin=origin, verb="schedule", message=refusal.message)
-        raise
+    name = actor.get_username()
+    with recorded("schedule", actor=name, origin=origin, pipeline=pipeline), transaction.atomic():
+        access.require(actor, "schedule", pipeline)
+        yield
 
 
 def _set(schedule: Schedule, terms: Terms, now: datetime) -> None:

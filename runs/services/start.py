@@ -11,14 +11,13 @@ from flujo import transitions
 from flujo.admission import run_id_for
 from flujo.batch import required
 from flujo.clock import SystemClock
-from flujo.errors import NotAllowed
 from flujo.past import check_same_input
 from flujo.start import new_run
 
 from runs import access, dispatch
 from runs.models import Run
 from runs.registry import registry
-from runs.services import site_audit
+from runs.services.refusals import recorded
 from runs.state_backend import DjangoBackend
 
 if TYPE_CHECKING:
@@ -45,31 +44,27 @@ def start(
     `errors` in its details), `RunConflict`, `IdempotencyConflict`.
     """
     name = actor.get_username()
-    try:
-        with transaction.atomic():
-            access.require(actor, "start", pipeline)
-            run_id = run_id_for(pipeline, idempotency_key, run_id, SystemClock())
-            begun = _version_begun(run_id) if idempotency_key else None
-            if begun is not None and begun not in registry.versions(pipeline):
-                return _past(run_id, data, idempotency_key or "")
-            new = new_run(
-                registry.get(pipeline, begun or version),
-                data,
-                {"run_id": run_id},
-                title=title,
-                owner=name,
-                requester=name,
-                tags=tags,
-                idempotency_key=idempotency_key or "",
-                priority=priority,
-            )
-            started = transitions.start(new, now=timezone.now(), claim=None, actor=name, facts=origin.facts())
-            DjangoBackend().transact_now(run_id, started)
-            dispatch.hint_on_commit(new.run_id)
-            return Run.objects.get(pk=new.run_id)
-    except NotAllowed as refusal:
-        site_audit.record("action.refused", actor=name, origin=origin, verb="start", message=refusal.message)
-        raise
+    with recorded("start", actor=name, origin=origin, pipeline=pipeline), transaction.atomic():
+        access.require(actor, "start", pipeline)
+        run_id = run_id_for(pipeline, idempotency_key, run_id, SystemClock())
+        begun = _version_begun(run_id) if idempotency_key else None
+        if begun is not None and begun not in registry.versions(pipeline):
+            return _past(run_id, data, idempotency_key or "")
+        new = new_run(
+            registry.get(pipeline, begun or version),
+            data,
+            {"run_id": run_id},
+            title=title,
+            owner=name,
+            requester=name,
+            tags=tags,
+            idempotency_key=idempotency_key or "",
+            priority=priority,
+        )
+        started = transitions.start(new, now=timezone.now(), claim=None, actor=name, facts=origin.facts())
+        DjangoBackend().transact_now(run_id, started)
+        dispatch.hint_on_commit(new.run_id)
+        return Run.objects.get(pk=new.run_id)
 
 
 def _version_begun(run_id: str) -> str | None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
-from flujo.errors import FlujoError
+from flujo.errors import FlujoError, InvalidInput
+
+from runs.registry import registry
+from runs.services import refusals
+from runs.services.origin import origin_of
 
 STATUS = {
     "not_allowed": 403,
@@ -49,6 +53,26 @@ STATUS = {
 def status_of(error: FlujoError) -> int:
     """The HTTP status of an error; one the table doesn't know is the server's own fault."""
     return STATUS.get(error.code, 500)
+
+
+def hidden(request: HttpRequest, error: FlujoError, **named: str) -> Http404:
+    """The 404 for what is not there, or not for this user; whoever tried to act on what is there is recorded."""
+    if request.method == "POST" and named.get("pipeline") in (None, *registry.names()):
+        record_early(request, error, **named)
+    return Http404(error.message)
+
+
+def incomplete(request: HttpRequest, template: str, context: Mapping[str, Any], **named: str) -> HttpResponse:
+    """422 for a form that is not filled in as it must be. It is recorded that, not with what."""
+    record_early(request, InvalidInput(), **named)
+    return render(request, template, context, status=status_of(InvalidInput()))
+
+
+def record_early(request: HttpRequest, refusal: FlujoError, **named: str) -> None:
+    """Record what a page refuses before it asks a service, under the name of its address."""
+    name = request.resolver_match.url_name if request.resolver_match else None
+    actor, verb = request.user.get_username(), (name or "").removeprefix("run_").removeprefix("pipeline_")
+    refusals.record(verb, refusal, actor=actor, origin=origin_of(request), **named)
 
 
 def respond(

@@ -15,7 +15,7 @@ from runs.registry import registry
 from runs.services.origin import origin_of
 from runs.services.start import start as start_run
 from runs.start_form import StartForm
-from runs.views.errors import respond
+from runs.views.errors import hidden, incomplete, respond
 
 START = "pipelines/start.html"
 
@@ -44,7 +44,7 @@ def start(request: HttpRequest, name: str) -> HttpResponse:
     if request.method != "POST" or form.input.is_row_action:
         return render(request, START, context, status=200 if allowed else 403)
     if allowed and not form.is_valid():
-        return render(request, START, context, status=422)
+        return incomplete(request, START, context, pipeline=name)
     try:
         run = start_run(
             actor=request.user,
@@ -63,7 +63,7 @@ def start(request: HttpRequest, name: str) -> HttpResponse:
 
 def _known(request: HttpRequest, name: str) -> RegisteredPipeline:
     if not access.may(request.user, "view", name):
-        raise Http404("No such pipeline.")
+        raise hidden(request, PipelineNotFound("No such pipeline."), pipeline=name)
     try:
         return registry.get(name, request.GET.get("version") or None)
     except PipelineNotFound as error:

@@ -6,14 +6,16 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Concatenate, ParamSpec
 
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.cache import cache_control
 from django.views.decorators.http import require_safe
+from flujo.errors import RunDeleted, RunNotFound
 
 from runs import access
 from runs.models import Run
 from runs.queries import run_context, run_detail, run_header, run_history, run_step
+from runs.views.errors import hidden, record_early
 
 P = ParamSpec("P")
 NOT_CHANGED = 204
@@ -33,7 +35,9 @@ def with_run(view: Callable[Concatenate[HttpRequest, Run, P], HttpResponse]) -> 
 def _gone(request: HttpRequest, run_id: str) -> HttpResponse:
     tombstone = access.visible_tombstones(request.user).filter(pk=run_id).first()
     if tombstone is None:
-        raise Http404("No such run.")
+        raise hidden(request, RunNotFound("No such run."), run_id=run_id)
+    if request.method == "POST":
+        record_early(request, RunDeleted(f"Run {run_id} was deleted."), run_id=run_id)
     return render(request, "run/tombstone.html", {"nav": "runs", "tombstone": tombstone}, status=410)
 
 

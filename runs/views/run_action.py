@@ -13,7 +13,7 @@ from flujo.errors import FlujoError
 from runs.models import Run
 from runs.queries.run_action import ActionPage
 from runs.reason import MAX_REASON, reason_problem
-from runs.views.errors import respond
+from runs.views.errors import incomplete, respond
 
 Acted = tuple[str, Run]
 
@@ -35,7 +35,7 @@ def confirm(
     if request.method != "POST":
         return render(request, template, context)
     if problem := reason_problem(reason):
-        return render(request, template, {**context, "problem": problem}, status=422)
+        return incomplete(request, template, {**context, "problem": problem}, run_id=page.header.run.pk)
     try:
         said, run = act(reason)
     except FlujoError as error:

@@ -15,7 +15,7 @@ from runs.queries import run_fork
 from runs.reason import MAX_REASON
 from runs.services.fork import fork as fork_run
 from runs.services.origin import origin_of
-from runs.views.errors import respond
+from runs.views.errors import incomplete, respond
 from runs.views.run import with_run
 
 TEMPLATE = "run/fork.html"
@@ -31,7 +31,7 @@ def fork(request: HttpRequest, run: Run) -> HttpResponse:
     if request.method != "POST" or form.is_row_action:
         return render(request, TEMPLATE, context, status=422 if page.problem else 200)
     if not page.why_not and (not page.step or not form.is_valid()):
-        return render(request, TEMPLATE, context, status=422)
+        return incomplete(request, TEMPLATE, context, run_id=run.pk)
     if not form.confirmed:
         return render(request, TEMPLATE, {**context, "review": True})
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from django.contrib import messages
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
@@ -16,7 +16,7 @@ from runs.registry import registry
 from runs.services.origin import origin_of
 from runs.services.signal import signal as send_signal
 from runs.signal_form import SignalForm
-from runs.views.errors import respond
+from runs.views.errors import hidden, incomplete, respond
 from runs.views.run import with_run
 
 TEMPLATE = "run/signal.html"
@@ -26,13 +26,13 @@ TEMPLATE = "run/signal.html"
 @never_cache
 @with_run
 def signal(request: HttpRequest, run: Run, signal_name: str) -> HttpResponse:
-    form = SignalForm(_receiving(run, signal_name), request)
+    form = SignalForm(_receiving(request, run, signal_name), request)
     page = signalling(request.user, run, signal_name)
     context = {"nav": "runs", "page": page, "header": page.header, "name": signal_name, "form": form}
     if request.method != "POST" or form.data.is_row_action:
         return render(request, TEMPLATE, context)
     if not form.data.is_valid() and not page.why_not:
-        return render(request, TEMPLATE, context, status=422)
+        return incomplete(request, TEMPLATE, context, run_id=run.pk)
     try:
         send_signal(
             actor=request.user,
@@ -49,8 +49,8 @@ def signal(request: HttpRequest, run: Run, signal_name: str) -> HttpResponse:
     return HttpResponseRedirect(run.get_absolute_url(), status=303)
 
 
-def _receiving(run: Run, name: str) -> SignalStep:
+def _receiving(request: HttpRequest, run: Run, name: str) -> SignalStep:
     try:
         return registry.get(run.pipeline, run.version).signal_step(name)
     except (PipelineNotFound, SignalUnknown) as error:
-        raise Http404(error.message) from error
+        raise hidden(request, error, run_id=run.pk) from error

@@ -18,7 +18,7 @@ from runs.registry import registry
 from runs.schedule_form import ScheduleForm
 from runs.services import schedules
 from runs.services.origin import origin_of
-from runs.views.errors import respond
+from runs.views.errors import hidden, incomplete, respond
 
 FORM, DELETE = "schedules/form.html", "schedules/delete.html"
 
@@ -90,7 +90,7 @@ def _form(request: HttpRequest, entry: RegisteredPipeline, schedule: Schedule | 
             request, FORM, context, status=403 if not allowed else 422 if form.previews and form.failed else 200
         )
     if not form.is_valid() and allowed:
-        return render(request, FORM, context, status=422)
+        return incomplete(request, FORM, context, pipeline=entry.name)
     try:
         saved = _save(request, entry, schedule, form)
     except FlujoError as error:
@@ -108,7 +108,7 @@ def _save(request: HttpRequest, entry: RegisteredPipeline, schedule: Schedule | 
 
 def _seen(request: HttpRequest, name: str) -> bool:
     if not access.may(request.user, "view", name):
-        raise Http404("No such pipeline.")
+        raise hidden(request, PipelineNotFound("No such pipeline."), pipeline=name)
     return access.may(request.user, "schedule", name)
 
 

@@ -10,7 +10,7 @@ from django.shortcuts import render
 from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_safe
-from flujo.errors import NotAllowed
+from flujo.errors import InvalidInput, NotAllowed
 from flujo.status import RunStatus
 
 from runs import access
@@ -18,7 +18,7 @@ from runs.cleanup_form import TYPED_ABOVE, ConfirmForm, CriteriaForm
 from runs.queries import state
 from runs.services.origin import origin_of
 from runs.services.purge import Frozen, PreviewOutdated, preview, purge, require_delete
-from runs.views.errors import respond
+from runs.views.errors import record_early, respond
 
 RESULT = "cleanup_result"
 REMEMBERED = 200
@@ -77,9 +77,11 @@ def _delete(request: HttpRequest) -> HttpResponse:
     except NotAllowed as error:
         return respond(request, error, "403.html", {"nav": "state"})
     except PreviewOutdated as error:
+        record_early(request, error)
         return _preview(request, status=409, error=error)
     form = ConfirmForm(request.POST, count=len(frozen.seqs))
     if not form.is_valid():
+        record_early(request, InvalidInput())
         return _preview(request, status=422, confirm=form)
     reason = form.cleaned_data["reason"]
     done = purge(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from flujo.batch import Batch, Transition
 from flujo.document import RunDocument
-from flujo.errors import BackendCannot, InvalidRunId
+from flujo.errors import BackendCannot, FlujoError, InvalidRunId
 from flujo.records import AuditEvent, LogChunk, RunHead, StepReport, Tombstone
 from flujo.state.workflow_state import document_of, state_of
 
@@ -168,6 +168,10 @@ class StateBackend(ABC):
     async def health(self) -> list[Check]:
         """What a look at the store from outside tells."""
         return []
+
+    async def refused(self, verb: str, run_id: str, actor: str, error: FlujoError) -> None:
+        """Note that a person was refused on the command line, where the store keeps such notes."""
+        return
 
     def files(self) -> list[Path]:
         """The files and folders that nobody but the store's own user should be able to read."""
