@@ -121,6 +121,13 @@ class Run(SealedRow):
         return reverse("runs:run", args=[self.run_id])
 
     @property
+    def why_held(self) -> str:
+        """Why it waits for an operator, for its own page, which has its id already."""
+        named = f"Run {self.run_id} "
+        said = self.error_message
+        return f"It {said.removeprefix(named)}" if said.startswith(named) else said
+
+    @property
     def subject(self) -> str:
         """What pages call the run."""
         return subject(self.title, self.pipeline, self.run_id)

@@ -11,6 +11,7 @@ from threading import Event, Thread
 
 from django.db import connections
 from flujo.clock import Clock, SystemClock
+from flujo.errors import KeyMissing
 from flujo.kin import settle
 
 from runs.dispatch import hint
@@ -38,6 +39,7 @@ class Sweeper:
         self._clock = clock or SystemClock()
         self._backend = DjangoBackend()
         self._declared = False
+        self._sealed: set[str] = set()  # runs whose key this process lacks; with the key comes a new process
         self._stopping = Event()
         self._thread = Thread(target=self._run, name="flujo-sweeper", daemon=True)
 
@@ -73,17 +75,31 @@ class Sweeper:
             raise ExceptionGroup("Not all that is due could be seen to", errors)
 
     def _works(self, now: datetime) -> Iterator[Callable[[], object]]:
-        yield from (partial(ring, run_id, now) for run_id in due_runs(now))
+        yield from (partial(self._ring, run_id, now) for run_id in due_runs(now, leaving=self._sealed))
         if not self._declared:
             yield partial(self._keep_declared, now)
         yield from (partial(due.start, schedule_id, now) for schedule_id in due.due_schedules(now))
-        yield from (partial(self._settle, run_id, now) for run_id in asyncio.run(self._backend.untold(LIMIT)))
+        untold = asyncio.run(self._backend.untold(LIMIT + len(self._sealed)))
+        yield from (partial(self._settle, run_id, now) for run_id in untold)
         yield partial(self._hint, now)
         yield partial(deliver, now)
 
+    def _ring(self, run_id: str, now: datetime) -> None:
+        self._if_readable(run_id, lambda: ring(run_id, now))
+
     def _settle(self, run_id: str, now: datetime) -> None:
         """Tell the parent of a child's end, or the child of its parent's, where nobody has."""
-        asyncio.run(settle(self._backend, run_id, now))
+        self._if_readable(run_id, lambda: asyncio.run(settle(self._backend, run_id, now)))
+
+    def _if_readable(self, run_id: str, work: Callable[[], object]) -> None:
+        """See to a run, unless this process lacks the key of its values: that is said once, and the run left aside."""
+        if run_id in self._sealed:
+            return
+        try:
+            work()
+        except KeyMissing as missing:
+            self._sealed.add(run_id)
+            logger.warning("Run %s is left as it is until this process is started with its key. %s", run_id, missing)
 
     def _keep_declared(self, now: datetime) -> None:
         """Once: the code of a process does not change."""

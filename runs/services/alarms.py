@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
 from flujo import transitions
@@ -14,10 +15,11 @@ from runs.state_backend import DjangoBackend
 LIMIT = 100
 
 
-def due_runs(now: datetime) -> list[str]:
-    """The waiting runs at whose human tasks a deadline, an escalation or a reminder is due."""
+def due_runs(now: datetime, *, leaving: Collection[str] = ()) -> list[str]:
+    """The waiting runs at whose human tasks a deadline, an escalation or a reminder is due, `leaving` aside."""
     due = Run.objects.filter(status=RunStatus.PAUSED, wake_at__lte=now, human_tasks__status=TaskStatus.OPEN)
-    return list(due.order_by("wake_at").values_list("run_id", flat=True).distinct()[:LIMIT])
+    found = due.order_by("wake_at").values_list("run_id", flat=True).distinct()[: LIMIT + len(leaving)]
+    return [run_id for run_id in found if run_id not in leaving]
 
 
 def ring(run_id: str, now: datetime) -> None:

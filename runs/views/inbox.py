@@ -12,6 +12,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
+from runs import access
 from runs.inbox_filter import DUE, VIEWS, InboxFilter
 from runs.queries import inbox
 from runs.queries.keyset import InvalidCursor
@@ -82,4 +83,5 @@ def _context(request: HttpRequest, wanted: InboxFilter, shown: frozenset[int] = 
         "older": wanted.link(cursor=page.older) if page.older else "",
         "first": wanted.link(cursor="") if wanted.cursor else "",
         "nav_inbox_count": page.mine_count,
+        "may_start": not page.rows and access.pipelines_for(request.user, "start") != set(),
     }

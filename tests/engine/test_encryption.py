@@ -17,6 +17,7 @@ import pytest
 from flujo import Approve, Flujo, PipelineContext, Step, StepContext, step
 from flujo.__main__ import main
 from flujo.codec import RECORDS, kinds
+from flujo.commands.places import open_store
 from flujo.encryption import KEY_FILE_VARIABLE, Keys, is_sealed, keys_in, new_key
 from flujo.errors import BackendCannot, BackendError, CorruptState, KeyMissing
 from flujo.records import AuditEvent, Tombstone
@@ -341,6 +342,42 @@ def test_command_line_rotates_with_the_keys_of_the_file_that_the_environment_nam
     assert "canary-output" in capsys.readouterr().out
     monkeypatch.setenv(KEY_FILE_VARIABLE, str(tmp_path / "no file"))
     assert main(["list", store]) == 2
+
+
+@pytest.mark.parametrize("name", ["runs.db", "runs/"])
+@pytest.mark.parametrize("others", ["", NEW], ids=["no key", "another key"])
+def test_show_without_the_key_tells_what_can_be_read(
+    name: str, others: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = str(tmp_path / name)
+    keys = tmp_path / "keys"
+    keys.write_text(f"{OLD}\n")
+    monkeypatch.setenv(KEY_FILE_VARIABLE, str(keys))
+
+    async def start() -> None:
+        backend = open_store(place + "/" * name.endswith("/"), new=True)
+        await runner(backend).run_async("canary-input", run_id="r", initial_context_data={"word": "w"})
+        await backend.close()
+
+    asyncio.run(start())
+    keys.write_text(f"{others}\n") if others else monkeypatch.delenv(KEY_FILE_VARIABLE)
+
+    assert main(["show", place, "r", "--values"]) == 1
+
+    said = capsys.readouterr()
+    assert f"encrypted with the key {Keys(OLD).ids[0]}" in said.err
+    assert said.err.count("\n") == 1
+    for line in ("status       paused (human_task)", "asks at ask", "read "):
+        assert line in said.out, line
+    assert "canary" not in said.out
+    assert main(["show", place, "r", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["run"]["status"], told["asked_at"], [step["path"] for step in told["steps"]]) == (
+        "paused",
+        ["ask"],
+        ["read"],
+    )
+    assert main(["show", place, "nobody"]) == 2
 
 
 async def test_run_that_moves_is_sealed_with_the_keys_of_its_new_store(tmp_path: Path) -> None:

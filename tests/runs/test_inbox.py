@@ -119,6 +119,12 @@ def test_inbox_filter_for_which_nothing_matches_says_so_and_offers_the_way_back(
     assert "1 waits for you" in html
 
 
+def test_inbox_that_is_empty_offers_to_start_a_run_to_who_may(sign_in: SignIn, operator: User, viewer: User) -> None:
+    assert "Start a run" in sign_in(operator).get("/inbox/").content.decode()
+    assert "Start a run" not in sign_in(viewer).get("/inbox/").content.decode()
+    assert "Start a run" not in sign_in(viewer).get("/inbox/?view=all").content.decode()
+
+
 def test_inbox_that_is_empty_says_what_will_appear(sign_in: SignIn, operator: User) -> None:
     assert "Nothing waits for you" in _page(sign_in(operator))
     assert "Nothing waits for anyone" in _page(sign_in(operator), "?view=all")

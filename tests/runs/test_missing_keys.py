@@ -21,8 +21,10 @@ from runs import store_checks
 from runs.encryption import SealedRow
 from runs.models import Attempt, Checkpoint, Decision, HumanTask, Run, Schedule
 from runs.registry import registry
+from runs.services import alarms
 from runs.services.due import due_schedules, start
 from runs.state_backend import DjangoBackend, close_store_threads
+from runs.sweeper import Sweeper
 from tests.engine.test_encryption import everything, runner
 from tests.runs import factories, shop
 
@@ -197,6 +199,30 @@ def test_schedule_keeps_the_input_that_cannot_be_read(lost: Schedule, root: Clie
     assert SAID in root.get("/pipelines/shop/").content.decode()
     settings.FLUJO_ENCRYPTION_KEYS = [OLD]
     assert json.loads(Schedule.objects.get().input) == ORDER
+
+
+def test_sweeper_says_once_of_a_run_that_cannot_be_read_and_goes_on_with_others(
+    lost: Schedule, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    monkeypatch.setattr(alarms, "LIMIT", 1)
+    past = timezone.now() - timedelta(hours=2)
+    Run.objects.filter(pk="order").update(wake_at=past)
+    HumanTask.objects.filter(run="order").update(due_at=past, at_deadline="reject")
+    readable = factories.human_task(factories.paused_run("plain", pipeline="shop"), due_at=past, at_deadline="reject")
+    Run.objects.filter(pk="plain").update(wake_at=past + timedelta(minutes=1))
+    sweeper = Sweeper()
+
+    for _ in range(3):
+        sweeper.sweep()
+
+    readable.refresh_from_db()
+    assert readable.status == "expired"
+    told = [record.getMessage() for record in caplog.records if record.name == "runs.sweeper"]
+    assert len(told) == 1
+    assert told[0].startswith("Run order is left as it is until this process is started with its key.")
+    settings.FLUJO_ENCRYPTION_KEYS = [NEW, OLD]
+    Sweeper().sweep()
+    assert HumanTask.objects.get(run="order").status == "expired"
 
 
 def test_deploy_check_names_the_keys_that_are_missing(lost: Schedule, settings: Any) -> None:

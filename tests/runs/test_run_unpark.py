@@ -67,6 +67,17 @@ def parked(run_id: str = "r1", **fields: Any) -> Run:
     return run
 
 
+def test_parked_run_does_not_begin_with_the_id_that_its_page_has_already(
+    client: Client, known: Callable[..., None]
+) -> None:
+    known("2.0.0")
+    parked()
+    Run.objects.update(error_message="Run r1 was started by orders 1.0.0.")
+    page = client.get("/runs/r1/").content.decode()
+    assert "<p>It was started by orders 1.0.0.</p>" in page
+    assert "Run r1 was started" not in page
+
+
 def test_parked_run_says_why_and_what_can_be_done(client: Client, known: Callable[..., None]) -> None:
     known()
     parked()

@@ -8,14 +8,15 @@ from datetime import datetime
 from typing import Any
 
 from flujo import canonical, codec
+from flujo.codec import isoformat
 from flujo.commands.command import Call, Command, Exit, names_run, plain_head
 from flujo.document import RunDocument
-from flujo.errors import RunDeleted, RunNotFound
+from flujo.errors import KeyMissing, RunDeleted, RunNotFound
 from flujo.inflight import every_head
 from flujo.paths import is_note
 from flujo.records import AuditEvent, HumanTask, LogChunk, RunHead, StepReport
 from flujo.redaction import Secrets, given
-from flujo.status import RunStatus
+from flujo.status import EventKind, RunStatus
 
 DEFAULT_LIMIT = 100
 
@@ -70,29 +71,18 @@ def _show_options(parser: ArgumentParser) -> None:
 
 
 async def show(call: Call) -> int:
-    """One run: its head, its steps, and what it waits for."""
-    document = await required(call, call.given.run)
+    """One run: its head, its steps, and what it waits for. Without its key, what can be read is shown."""
+    try:
+        document = await required(call, call.given.run)
+    except KeyMissing as missing:
+        return await _show_sealed(call, missing)
     plain = _plain(document, values=call.given.values)
     if call.out.as_json:
         call.out.document(plain)
         return Exit.DONE
     head = document.head
     assert head is not None  # `required` gives no document without one
-    call.out.facts(
-        [
-            ("run", head.run_id),
-            ("title", head.title),
-            ("pipeline", f"{head.pipeline} {head.version}"),
-            ("fingerprint", head.fingerprint),
-            ("status", state_of(head)),
-            ("next step", f"{head.step_name} ({head.step_index + 1} of {head.step_count})" if head.step_name else ""),
-            ("error", f"{head.error_type}: {plain['run']['error_message']}" if head.error_type else ""),
-            ("created", head.created_at),
-            ("updated", head.updated_at),
-            ("requester", head.requester),
-            ("owner", head.owner),
-        ]
-    )
+    _show_head(call, head, plain["run"]["error_message"])
     for task in plain["open_human_tasks"]:
         call.out.line(f"asks at {task['path']}: {task['message']}")
     for wait in plain["open_waits"]:
@@ -105,6 +95,58 @@ async def show(call: Call) -> int:
         heads = ("STEP", "FINISHED", "ATTEMPT", *(["OUTPUT"] if call.given.values else []))
         call.out.table(heads, [_step_line(step, values=call.given.values) for step in plain["steps"]])
     return Exit.DONE
+
+
+async def _show_sealed(call: Call, missing: KeyMissing) -> int:
+    """What the head and the history tell, which are not sealed."""
+    head = await call.store.remains(call.given.run)
+    if not isinstance(head, RunHead):
+        raise missing
+    steps: list[dict[str, Any]] = []
+    asked: dict[tuple[str, Any], str] = {}
+    for event in await call.store.events(head.run_id):
+        data = json.loads(event.body)["data"]
+        question = (event.path, data.get("generation"))
+        if event.kind is EventKind.HUMAN_TASK_RAISED:
+            asked[question] = event.path
+        elif event.kind in _ENDS_A_QUESTION:
+            asked.pop(question, None)
+        if event.kind in _SAVES:
+            steps.append({"path": event.path, "finished_at": isoformat(event.at), "attempt": data.get("attempt")})
+    run, asked_at = plain_head(head), sorted(asked.values())
+    if call.out.as_json:
+        call.out.document({"run": run, "steps": steps, "asked_at": asked_at, "sealed": missing.message})
+        return Exit.FOUND
+    _show_head(call, head, run["error_message"])
+    for path in asked_at:
+        call.out.line(f"asks at {path}")
+    if steps:
+        call.out.line("")
+        call.out.table(("STEP", "FINISHED", "ATTEMPT"), [_step_line(step, values=False) for step in steps])
+    call.out.error(missing.message)
+    return Exit.FOUND
+
+
+_SAVES = (EventKind.STEP_COMPLETED, EventKind.STEP_TAKEN_OVER, EventKind.DECISION_RECORDED)
+_ENDS_A_QUESTION = (EventKind.DECISION_RECORDED, EventKind.HUMAN_TASK_EXPIRED, EventKind.HUMAN_TASK_CLOSED)
+
+
+def _show_head(call: Call, head: RunHead, error_message: str) -> None:
+    call.out.facts(
+        [
+            ("run", head.run_id),
+            ("title", head.title),
+            ("pipeline", f"{head.pipeline} {head.version}"),
+            ("fingerprint", head.fingerprint),
+            ("status", state_of(head)),
+            ("next step", f"{head.step_name} ({head.step_index + 1} of {head.step_count})" if head.step_name else ""),
+            ("error", f"{head.error_type}: {error_message}" if head.error_type else ""),
+            ("created", head.created_at),
+            ("updated", head.updated_at),
+            ("requester", head.requester),
+            ("owner", head.owner),
+        ]
+    )
 
 
 def _step_line(step: dict[str, Any], *, values: bool) -> tuple[Any, ...]:
