@@ -9,7 +9,7 @@ from typing import Any, cast
 from django.db.backends.base.base import BaseDatabaseWrapper
 from flujo.batch import Batch, RunView, Transition
 from flujo.codec import columns, kinds
-from flujo.errors import Fenced
+from flujo.errors import FlujoError
 from flujo.records import Record, RunHead
 from flujo.state.artefacts import has_large
 from flujo.state.sql import Dialect, head_statement
@@ -28,9 +28,13 @@ class MustLook(Exception):
 class _HeadAlone:
     """A view that knows the head and nothing else: what else is read would have to be locked first."""
 
-    def __init__(self, head: RunHead) -> None:
+    def __init__(self, head: RunHead, dialect: Dialect) -> None:
         self.run_id = head.run_id
         self.head = head
+        self.seals = dialect.seals
+
+    def holders_of(self, concurrency_key: str) -> list[RunHead]:
+        raise MustLook
 
     def __getattr__(self, name: str) -> Any:
         raise MustLook
@@ -47,8 +51,8 @@ def write_on_known(
     if connection.vendor != "postgresql" or connection.in_atomic_block or not connection.get_autocommit():
         return None
     try:
-        batch = transition(cast(RunView, _HeadAlone(known)))
-    except (Fenced, MustLook):
+        batch = transition(cast(RunView, _HeadAlone(known, dialect)))
+    except (FlujoError, MustLook):
         return None
     if batch.head is None or not batch.writes or batch.updates or has_large(batch.inserts, dialect.artefact_bytes):
         return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from flujo import canonical, codec
-from flujo.batch import Batch
+from flujo.batch import Batch, RunView, Transition
 from flujo.context import Fields, fold
 from flujo.errors import BackendCannot, CorruptState, Fenced
 from flujo.paths import MIGRATION, is_top
@@ -229,15 +229,29 @@ class RunDocument:
         self._table(type(row)).setdefault(row.key_values(), row)
 
     def followed_by(self, batch: Batch) -> RunDocument | None:
-        """The run after a batch decided on this very document; None when another write may have come between.
-
-        Every write moves the head, except that of a worker that begins an attempt: hence None where one was at work.
-        """
-        before = batch.before
-        if before is None or before != self.head or before.status is RunStatus.RUNNING:
+        """The run after a batch decided on this very document; None when another write may have come between."""
+        if not self._is_of(batch.before):
             return None
         self.follow(batch)
         return self
+
+    def decides(self, transition: Transition) -> Transition:
+        """The transition as it reads these rows, and the store's only where the run is no longer as it is here."""
+
+        def decide(view: RunView) -> Batch:
+            if not self._is_of(view.head):
+                return transition(view)
+            return transition(RunDocument(self.run_id, view.head, self.rows, view.holders_of, view.seals))
+
+        return decide
+
+    def _is_of(self, head: RunHead | None) -> bool:
+        """Whether a run with this head has these very rows.
+
+        Every write moves the head, except that of a worker that begins an attempt or reports of one: hence False where
+        one is at work.
+        """
+        return head is not None and head.status is not RunStatus.RUNNING and head == self.head
 
     def copy(self) -> RunDocument:
         """A document that can be written without changing this one; the rows themselves never change."""

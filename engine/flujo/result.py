@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from flujo import canonical
-from flujo.context import PipelineContext, restore
+from flujo.context import PipelineContext, restore_stored
 from flujo.document import RunDocument
 from flujo.errors import CorruptState
 from flujo.human import HumanStep
@@ -93,7 +93,7 @@ def result_of(entry: RegisteredPipeline, document: RunDocument) -> PipelineResul
         status=head.status,
         output=last[-1].output if finished else None,
         step_history=history,
-        final_pipeline_context=restore(entry.context_model, {**document.context(), "run_id": head.run_id}),
+        final_pipeline_context=restore_stored(entry.context_model, {**document.context(), "run_id": head.run_id}),
         pause=pauses[0] if pauses else None,
         outcome=head.outcome,
         error=f"{head.error_type}: {head.error_message}" if head.error_type else None,

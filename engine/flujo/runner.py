@@ -209,15 +209,16 @@ class Flujo:
         retry due later than in two seconds the run pauses, and whoever comes after that instant goes on. Raises
         `RunIsLeased` when another worker was faster, `PipelineChanged`, and the error of a status that cannot go on.
         """
-        document = await self._scope.load(run_id)
-        if await work.stays(self._scope, document):
-            return result_of(self._scope.entry_of(document), await self._scope.load(run_id))
-        entry = await self._scope.own_code(document)
-        terms = self._scope.terms(entry, patient=False)
-        claimed = await self.backend.transact(run_id, transitions.claim(terms, now=self.clock.now()))
+        scope = self._scope
+        document = await scope.load(run_id)
+        if await work.stays(scope, document):
+            return result_of(scope.entry_of(document), await scope.load(run_id))
+        entry = await scope.own_code(document)
+        terms = scope.terms(entry, patient=False)
+        claimed = await scope.write(document, transitions.claim(terms, now=self.clock.now()))
         taken()
         known = document.followed_by(claimed)
-        return await work.execute(self._scope, entry, claimed.kept, drain=drain, patient=False, document=known)
+        return await work.execute(scope, entry, claimed.kept, drain=drain, patient=False, document=known)
 
     # Answer
 
@@ -245,8 +246,9 @@ class Flujo:
         is then recorded), `RunNotPaused`, `RunFinished`.
         """
         run_id = paused if isinstance(paused, str) else paused.run_id
-        document = await self._scope.load(run_id)
-        entry = await self._scope.own_code(document)
+        scope = self._scope
+        document = await scope.load(run_id)
+        entry = await scope.own_code(document)
         path, generation, digest = question_of(paused, document, step)
         gate = entry.pipeline.find(path)
         if not isinstance(gate, HumanStep):
@@ -254,8 +256,8 @@ class Flujo:
         asked: dict[str, Any] = {"path": path, "generation": generation, "digest": digest}
         shown = document.human_task(path)
         answer = answer_to(gate, human_input, **asked, actor=actor, reason=reason, shown=shown)
-        decided = await self.backend.transact(
-            run_id, transitions.decide(answer, now=self.clock.now(), claim=self._scope.terms(entry), facts={})
+        decided = await scope.write(
+            document, transitions.decide(answer, now=self.clock.now(), claim=scope.terms(entry), facts={})
         )
         watch.hint(run_id)  # a rejection ends the run, whatever another worker does beside the question
         if isinstance(decided.result, HumanTaskExpired):
@@ -263,9 +265,9 @@ class Flujo:
         if decided.writes and decided.kept.status is RunStatus.RUNNING and decided.before != decided.kept:
             if decided.before is not None and decided.before.fence == decided.kept.fence:
                 # a worker that runs a sibling branch goes on with it
-                return result_of(entry, await self._scope.load(run_id))
-            return await work.execute(self._scope, entry, decided.kept, document=document.followed_by(decided))
-        return await work.settled(self._scope, entry, decided.kept)
+                return result_of(entry, await scope.load(run_id))
+            return await work.execute(scope, entry, decided.kept, document=document.followed_by(decided))
+        return await work.settled(scope, entry, decided.kept)
 
     # Signal
 
@@ -281,24 +283,25 @@ class Flujo:
         The same `message_id` counts once; it is a text of at most 200 characters. Raises `InvalidInput` when it is not,
         or when `data` does not fit the step's schema, and `RunFinished`.
         """
-        document = await self._scope.load(run_id)
-        entry = await self._scope.own_code(document)
+        scope = self._scope
+        document = await scope.load(run_id)
+        entry = await scope.own_code(document)
         received = transitions.receive(
             name,
             entry.signal_step(name).validate(data),
             message_id=checked(message_id=message_id)["message_id"] if message_id else self.clock.new_id(),
             actor=actor,
             now=self.clock.now(),
-            claim=self._scope.terms(entry),
+            claim=scope.terms(entry),
             facts={},
         )
-        batch = await self.backend.transact(run_id, received)
+        batch = await scope.write(document, received)
         watch.hint(run_id)  # a worker may run a branch beside the one that waits
         if batch.before is not None and batch.before.fence != batch.kept.fence:
-            return await work.execute(self._scope, entry, batch.kept, document=document.followed_by(batch))
+            return await work.execute(scope, entry, batch.kept, document=document.followed_by(batch))
         if batch.before is not None and batch.before.status is RunStatus.PAUSED:
-            return await work.settled(self._scope, entry, batch.kept)
-        return result_of(entry, await self._scope.load(run_id))
+            return await work.settled(scope, entry, batch.kept)
+        return result_of(entry, await scope.load(run_id))
 
     # Retry and cancel
 
@@ -308,12 +311,13 @@ class Flujo:
 
     async def retry_async(self, run_id: str, *, actor: str = "", reason: str = "") -> PipelineResult:
         """Try the failed step of a failed run again, here. Raises `IllegalTransition` when the run has not failed."""
-        document = await self._scope.load(run_id)
-        entry = await self._scope.own_code(document)
-        terms = self._scope.terms(entry)
+        scope = self._scope
+        document = await scope.load(run_id)
+        entry = await scope.own_code(document)
+        terms = scope.terms(entry)
         again = transitions.retry(actor=actor, reason=reason, now=self.clock.now(), claim=terms, facts={})
-        retried = await self.backend.transact(run_id, again)
-        return await work.take_up(self._scope, entry, retried.kept, document.followed_by(retried))
+        retried = await scope.write(document, again)
+        return await work.take_up(scope, entry, retried.kept, document.followed_by(retried))
 
     def cancel(self, run_id: str, **options: Unpack[ActOptions]) -> PipelineResult:
         """Cancel a run; the options are those of `cancel_async`."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from flujo import transitions
+from flujo.batch import Batch, Transition
 from flujo.clock import Clock
 from flujo.context import PipelineContext
 from flujo.deploy import migrated
@@ -50,6 +51,10 @@ class Scope:
         if document.head is None:
             raise RunDeleted(f"Run {run_id} was deleted; only its audit trail is left.")
         return document
+
+    async def write(self, document: RunDocument, transition: Transition) -> Batch:
+        """Write to a run that was just loaded: what it was then is not read again, if the write proves it to stand."""
+        return await self.backend.transact(document.run_id, document.decides(transition), known=document.head)
 
     def entry(self, version: str | None) -> RegisteredPipeline:
         """The registered version, or the newest. Raises `PipelineNotFound`, `BackendCannot`."""

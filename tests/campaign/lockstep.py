@@ -42,7 +42,7 @@ RUNS = st.sampled_from(["a", "a", "a", "b"])
 CLAIMS = st.sampled_from([0, 0, 0, 1, 2, 5])  # how many claims ago a worker took the run: often it is the last one
 WHO = st.tuples(st.sampled_from(["ana", "ben"]), st.sampled_from("xy"))  # a person, and the key of what they sent
 LATE = st.sampled_from([None, "fail", "reject", "approve"])
-KNOWN = st.integers(0, 3)  # how many writes ago a worker learned the head that it knows; 0: it knows none
+KNOWN = st.integers(0, 3)  # how many writes ago the run was loaded by whoever writes; 0: it was not
 _EXAMPLES = count()
 
 
@@ -78,7 +78,7 @@ class Lockstep(RuleBasedStateMachine):
         self.fences: dict[str, list[int]] = {"a": [], "b": []}
         self.seen: dict[str, tuple[RunDocument | None, list[AuditEvent]]] = {}
         self.highest: dict[str, tuple[int, int]] = {}
-        self.heads: dict[str, list[RunHead]] = {"a": [], "b": []}
+        self.loaded: dict[str, list[RunDocument]] = {"a": [], "b": []}
         self.copies: list[tuple[str, Any]] = []
         self.fault: When | None = None
         self.tokens: dict[str, set[int]] = {"a": set(), "b": set()}
@@ -98,14 +98,15 @@ class Lockstep(RuleBasedStateMachine):
         return self.reference, self.store.backend
 
     def transact(self, run: str, transition: Transition, *, known: int = 0) -> Any:
-        """The same transition on both; they must say the same. `known` says how old the head is that a worker knows.
+        """The same transition on both; they must say the same. `known` says how old the rows are that it reads.
 
         A fault that was asked for hits the first transition that writes: the reference does it only if it was kept.
         """
-        remembered = self.heads[run][-known] if 0 < known <= len(self.heads[run]) else None
+        old = self.loaded[run][-known] if 0 < known <= len(self.loaded[run]) else None
+        asked, remembered = (transition, None) if old is None else (old.decides(transition), old.head)
         store = self.store.backend
         faulty = FaultyBackend(store, *([Fault(1, self.fault, BackendError("gone"))] if self.fault else []))
-        told = self._one(faulty, run, transition, remembered)
+        told = self._one(faulty, run, asked, remembered)
         when, hit = self.fault, self.fault is not None and told == "BackendError"
         if hit:
             self.fault = None
@@ -114,7 +115,7 @@ class Lockstep(RuleBasedStateMachine):
         expected = self._one(self.reference, run, transition, None)
         assert hit or told == expected
         if isinstance(expected, RunHead):
-            self.heads[run].append(expected)
+            self.loaded[run].append(self.document(run))
         return told
 
     def _one(self, backend: StateBackend, run: str, transition: Transition, known: RunHead | None) -> Any:
@@ -145,10 +146,10 @@ class Lockstep(RuleBasedStateMachine):
         starting = transitions.start(new, now=self.now, claim=terms() if claim else None, facts={})
         self.note(run, self.transact(run, starting))
 
-    @rule(run=RUNS)
-    def claim(self, run: str) -> None:
+    @rule(run=RUNS, known=KNOWN)
+    def claim(self, run: str, known: int) -> None:
         before = self.document(run).head
-        after = self.transact(run, transitions.claim(terms(), now=self.now))
+        after = self.transact(run, transitions.claim(terms(), now=self.now), known=known)
         self.note(run, after)
         if isinstance(after, RunHead) and before is not None and before.lease_expires_at is not None:
             assert before.lease_expires_at <= self.now, "a run under a lease is nobody else's"
@@ -208,15 +209,15 @@ class Lockstep(RuleBasedStateMachine):
             assert head.generation not in self.lost_forms[run], "no generation is given twice"
             self.forms[run].add(head.generation)
 
-    @rule(run=RUNS, offset=st.integers(-1, 1), yes=st.booleans(), who=WHO, claim=st.booleans())
-    def decide(self, run: str, offset: int, *, yes: bool, who: tuple[str, str], claim: bool) -> None:
-        self._decide(run, offset, yes=yes, who=who, claim=claim)
+    @rule(run=RUNS, offset=st.integers(-1, 1), yes=st.booleans(), who=WHO, claim=st.booleans(), known=KNOWN)
+    def decide(self, run: str, offset: int, *, yes: bool, who: tuple[str, str], claim: bool, known: int) -> None:
+        self._decide(run, offset, yes=yes, who=who, claim=claim, known=known)
 
-    @rule(run=RUNS, which=CLAIMS, offset=st.integers(-1, 0), who=WHO)
-    def ask_and_decide(self, run: str, which: int, offset: int, who: tuple[str, str]) -> None:
+    @rule(run=RUNS, which=CLAIMS, offset=st.integers(-1, 0), who=WHO, known=KNOWN)
+    def ask_and_decide(self, run: str, which: int, offset: int, who: tuple[str, str], known: int) -> None:
         """The question, and the answer of somebody who may still look at the one before it."""
         self.ask(run, which, 0, None, (False, 1))
-        self._decide(run, offset, yes=True, who=who, claim=True)
+        self._decide(run, offset, yes=True, who=who, claim=True, known=known)
 
     @rule(run=RUNS, which=st.integers(0, 9))
     def decide_by_a_form_from_before_a_restoring(self, run: str, which: int) -> None:
@@ -231,7 +232,7 @@ class Lockstep(RuleBasedStateMachine):
         after = self.transact(run, transitions.decide(answer, now=self.now, claim=None, facts={}))
         assert not isinstance(after, RunHead) or after == before.head, "an old form decides nothing"
 
-    def _decide(self, run: str, offset: int, *, yes: bool, who: tuple[str, str], claim: bool) -> None:
+    def _decide(self, run: str, offset: int, *, yes: bool, who: tuple[str, str], claim: bool, known: int) -> None:
         """The question that is open, an earlier one or one that was never asked."""
         before = self.document(run)
         task = before.human_task("gate")
@@ -239,7 +240,7 @@ class Lockstep(RuleBasedStateMachine):
         generation = (task.generation if task else 1) + offset
         answer = Answer("gate", generation, task.digest if task else "", outcome, '"ok"', who[0], "", "test", who[1])
         deciding = transitions.decide(answer, now=self.now, claim=terms() if claim else None, facts={})
-        after = self.transact(run, deciding)
+        after = self.transact(run, deciding, known=known)
         self.note(run, after)
         if isinstance(after, RunHead) and after != before.head:
             assert before.decision("gate", generation) is None, "a question is decided once"
@@ -254,12 +255,12 @@ class Lockstep(RuleBasedStateMachine):
         )
         self.transact(run, waiting)
 
-    @rule(run=RUNS, message=st.sampled_from(["m1", "m2"]), claim=st.booleans())
-    def signal(self, run: str, message: str, *, claim: bool) -> None:
+    @rule(run=RUNS, message=st.sampled_from(["m1", "m2"]), claim=st.booleans(), known=KNOWN)
+    def signal(self, run: str, message: str, *, claim: bool, known: int) -> None:
         received = transitions.receive(
             "go", "1", message_id=message, actor="ana", now=self.now, claim=terms() if claim else None, facts={}
         )
-        self.note(run, self.transact(run, received))
+        self.note(run, self.transact(run, received, known=known))
 
     @rule(run=RUNS, which=CLAIMS, contained=st.booleans())
     def expire(self, run: str, which: int, *, contained: bool) -> None:
@@ -280,10 +281,10 @@ class Lockstep(RuleBasedStateMachine):
     def cancel(self, run: str) -> None:
         self.transact(run, transitions.cancel(actor="ana", reason="", now=self.now, facts={}))
 
-    @rule(run=RUNS, claim=st.booleans())
-    def retry(self, run: str, *, claim: bool) -> None:
+    @rule(run=RUNS, claim=st.booleans(), known=KNOWN)
+    def retry(self, run: str, *, claim: bool, known: int) -> None:
         again = transitions.retry(actor="ana", reason="", now=self.now, claim=terms() if claim else None, facts={})
-        self.note(run, self.transact(run, again))
+        self.note(run, self.transact(run, again, known=known))
 
     @rule(run=RUNS, which=CLAIMS)
     def fail(self, run: str, which: int) -> None:
@@ -358,7 +359,7 @@ class Lockstep(RuleBasedStateMachine):
 
     @rule()
     def restore(self) -> None:
-        """The stores are put back, and taken up a minute later. Workers, forms and known heads are left from before."""
+        """The stores are put back, and taken up a minute later. Workers, forms and loaded runs are left from before."""
         if self.backup is None:
             return
         for put_back in self.backup.put_back:

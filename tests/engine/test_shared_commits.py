@@ -9,18 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flujo import Pipeline, step, transitions
+from flujo import Pipeline, Step, step, transitions
+from flujo.answers import answer_to
 from flujo.batch import Batch, RunView, Transition, required, unchanged
 from flujo.clock import SystemClock
-from flujo.errors import Fenced, RunNotFound
-from flujo.lease import DEFAULT_LEASE
+from flujo.document import RunDocument
+from flujo.errors import AlreadyDecided, Fenced, RunNotFound
+from flujo.lease import DEFAULT_LEASE, this_process
+from flujo.records import Decision
 from flujo.start import new_run
 from flujo.state.backends import sqlite_writer
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.backends.sqlite import SQLiteBackend
+from flujo.status import RunStatus
 from flujo.transitions import Position, StepDone
 
-from tests.engine.making import Ledger, head_of, kinds_of, order_pipeline, runner_of
+from tests.engine.making import Ledger, document_of, head_of, kinds_of, order_pipeline, runner_of
 from tests.engine.stores import Store, TracedSQLite
 
 
@@ -164,6 +168,77 @@ async def test_worker_that_lost_its_lease_is_refused_whatever_it_knows(built_in:
     with pytest.raises(Fenced, match="Nothing was written"):
         await backend.transact("r", _priced(claimed.fence), known=claimed)
     assert await head_of(backend, "r") == released
+
+
+async def test_answer_on_rows_that_are_old_is_decided_on_the_stored_ones(built_in: Store) -> None:
+    backend = built_in.backend
+    await runner_of(order_pipeline(Ledger()), backend).run_async("a", run_id="r")
+    loaded = await document_of(backend, "r")
+    await backend.transact("r", _answered(loaded, "ana"))
+
+    with pytest.raises(AlreadyDecided, match="ana"):
+        await backend.transact("r", loaded.decides(_answered(loaded, "ben")), known=loaded.head)
+    assert [decision.actor for decision in (await document_of(backend, "r")).rows[Decision].values()] == ["ana"]
+
+
+async def test_refusal_is_decided_on_what_is_stored(built_in: Store) -> None:
+    """The rows that were loaded say that the run waits for a person; it has failed since."""
+    backend = built_in.backend
+    runner = runner_of(order_pipeline(Ledger(), fail_in="ship"), backend)
+    await runner.run_async("a", run_id="r")
+    loaded = await document_of(backend, "r")
+    assert (await runner.resume_async("r", "yes")).status is RunStatus.FAILED
+    again = transitions.retry(actor="", reason="", now=SystemClock().now(), claim=None, facts={})
+
+    retried = await backend.transact("r", loaded.decides(again), known=loaded.head)
+
+    assert retried.kept == await head_of(backend, "r")
+    assert retried.kept.status is RunStatus.QUEUED
+
+
+async def test_rows_of_a_run_that_is_worked_on_are_read_again(built_in: Store) -> None:
+    """A worker that begins an attempt leaves the head as it is."""
+    backend = built_in.backend
+    claimed = await _claimed(runner_of(order_pipeline(Ledger()), backend), backend)
+    loaded = await document_of(backend, "r")
+    late = SystemClock().now() + 2 * DEFAULT_LEASE
+    await backend.transact("r", transitions.begin_attempt("ship", fence=claimed.fence, now=SystemClock().now()))
+    terms = transitions.ClaimTerms(this_process(), DEFAULT_LEASE, claimed.fingerprint, lambda head: None)
+
+    await backend.transact("r", loaded.decides(transitions.claim(terms, now=late)), known=loaded.head)
+
+    attempts = (await document_of(backend, "r")).attempts()
+    assert {attempt.path: attempt.outcome for attempt in attempts} == {"price": "lost", "ship": "lost"}
+
+
+async def test_answer_reads_the_run_once(tmp_path: Path) -> None:
+    backend = TracedSQLite(tmp_path / "runs.db", synchronous="NORMAL")
+    pipeline = order_pipeline(Ledger())
+    await runner_of(pipeline, backend).run_async("a", run_id="r")
+    await backend.load("r")  # opens the connection that reads
+    del backend.statements[:]
+
+    await runner_of(pipeline, backend).resume_async("r", "yes")
+
+    kinds = [text.split()[0] for text in backend.statements]
+    reading, deciding = kinds[: kinds.index("COMMIT") + 1], kinds[kinds.index("COMMIT") + 1 :]
+    # the head, what there is beside it, and four tables that have rows
+    assert reading == ["BEGIN", *["SELECT"] * 6, "COMMIT"]
+    assert deciding[: deciding.index("COMMIT")] == ["BEGIN", "UPDATE", *["INSERT"] * 4, "UPDATE"]
+    await backend.close()
+
+
+def _answered(document: RunDocument, actor: str) -> Transition:
+    task = document.open_human_tasks()[0]
+    answer = answer_to(
+        Step.human_in_the_loop("approve"),
+        "yes",
+        path=task.path,
+        generation=task.generation,
+        digest=task.digest,
+        actor=actor,
+    )
+    return transitions.decide(answer, now=SystemClock().now(), claim=None, facts={})
 
 
 async def _claimed(runner: Any, backend: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 from flujo.batch import Batch, Transition
 from flujo.codec import APART, RECORDS, SHARED, columns, isoformat, kinds
 from flujo.document import RunDocument, started
-from flujo.errors import CorruptState, Fenced
+from flujo.errors import CorruptState, Fenced, FlujoError
 from flujo.records import (
     Attempt,
     AuditEvent,
@@ -40,6 +40,7 @@ Statement = tuple[str, list[Any]]
 # What tells that a head still stands: every write moves its `seq`, except one that only extends the lease.
 _WITHOUT_LEASE = ("run_id", "seq", "fence", "status")
 _WITH_LEASE = (*_WITHOUT_LEASE, "lease_expires_at")
+_LOADED = tuple(record for record in RECORDS if record is not RunHead and record not in APART)
 _GONE_WITH_THE_RUN: tuple[type[Record], ...] = (
     Vote,
     Decision,
@@ -126,6 +127,13 @@ class Dialect:
             condition = where.format(*[self.mark] * 9)
             self._cache[key] = f"SELECT {names} FROM {self.tables[record]} WHERE {condition}{suffix}"
         return self._cache[key]
+
+    def probe(self) -> str:
+        """SELECT for each record that is loaded with a run whether the run has rows of it."""
+        if "probe" not in self._cache:
+            there = (f"EXISTS (SELECT 1 FROM {self.tables[kind]} WHERE run_id = {self.mark})" for kind in _LOADED)
+            self._cache["probe"] = f"SELECT {', '.join(there)}"
+        return self._cache["probe"]
 
     def insert(self, record: type[Record], rows: int) -> str:
         key = (record, rows)
@@ -224,10 +232,14 @@ class SqlView:
     def document(self) -> RunDocument | None:
         """The run without its audit events and its log; None when the store knows nothing of it."""
         document = RunDocument(self.run_id, self.head)
-        for kind in RECORDS:
-            if kind is not RunHead and kind not in APART:
-                document.put_all(kind, self._rows(kind))
+        for kind in self._kinds():
+            document.put_all(kind, self._rows(kind))
         return document if document.head is not None or document.rows else None
+
+    def _kinds(self) -> Iterable[type[Record]]:
+        """What there is of the run: one statement, where one for each table would find nothing in most of them."""
+        self._cursor.execute(self._dialect.probe(), [self.run_id] * len(_LOADED))
+        return compress(_LOADED, self._cursor.fetchone())
 
     def whole(self) -> RunDocument | None:
         """The run with all that is stored of it."""
@@ -290,10 +302,10 @@ def transact(
 
 
 def _on_known(cursor: Cursor, dialect: Dialect, transition: Transition, known: RunHead) -> Batch | None:
-    """What is decided on the known head, written; None when that head stands no longer, or no write proves it."""
+    """What is decided on the known head, written; None when that stands no longer, or no write proves that it does."""
     try:
         batch = transition(SqlView(cursor, dialect, known.run_id, known=known))
-    except Fenced:
+    except FlujoError:
         return None
     if batch.head is None or not batch.writes or not _move_head(cursor, dialect, known, batch.head):
         return None

@@ -68,10 +68,10 @@ class FaultyBackend(StateBackend):
 
         def watched(view: RunView) -> Batch:
             batch = transition(view)
-            if batch.writes and numbers:  # a backend that decided on an old head decides once more
+            if batch.writes:
+                if not numbers:  # a backend that decided on an old head, or was refused on it, decides once more
+                    numbers.append(self._begin(run_id, _described(batch)))
                 self._raise(numbers[0], "before")
-            elif batch.writes:
-                numbers.append(self._begin(run_id, _described(batch)))
             return batch
 
         return watched
@@ -84,11 +84,13 @@ class FaultyBackend(StateBackend):
 
     async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
         number = self._begin(run_id, ("save_state",))
+        self._raise(number, "before")
         await self.inner.save_state(run_id, state)
         self._end([number])
 
     async def delete_state(self, run_id: str) -> None:
         number = self._begin(run_id, ("delete_state",))
+        self._raise(number, "before")
         await self.inner.delete_state(run_id)
         self._end([number])
 
@@ -97,7 +99,6 @@ class FaultyBackend(StateBackend):
             raise Crashed
         self.writes.append(what)
         self.run_ids_written.add(run_id)
-        self._raise(len(self.writes), "before")
         return len(self.writes)
 
     def _end(self, numbers: list[int]) -> None:
