@@ -37,6 +37,16 @@ def adding(count: int, *, kind: str = "async") -> Pipeline:
     return Pipeline([step(name=f"step_{number}")(function) for number in range(count)])
 
 
+def noting(count: int, moments: list[float]) -> Pipeline:
+    """`count` steps that note when they begin."""
+
+    async def note(value: int) -> int:
+        moments.append(time.perf_counter())
+        return value + 1
+
+    return Pipeline([step(name=f"step_{number}")(note) for number in range(count)])
+
+
 def asking() -> Pipeline:
     """A pipeline that asks at once and has one step behind the gate."""
     return Step.human_in_the_loop("approve", message_for_user="Go on?") >> step(name="after")(_after)

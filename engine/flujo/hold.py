@@ -15,9 +15,10 @@ from flujo import transitions
 from flujo.batch import Batch, Transition
 from flujo.branches import Stopped
 from flujo.clock import Clock
+from flujo.codec import APART
 from flujo.document import RunDocument
 from flujo.paths import is_note
-from flujo.records import LogChunk, RunHead, StepReport
+from flujo.records import RunHead
 from flujo.redaction import Secrets, cleaned, scrubbed, secret_texts
 from flujo.registry import PipelineRegistry, RegisteredPipeline
 from flujo.result import StepResult, step_result
@@ -105,7 +106,7 @@ class Hold:
         self._unread = False
         self._stoppable: dict[asyncio.Task[Any], StepContext | None] = {}
         self._numbers: dict[str, int] = {}
-        self._turn_ends = 0.0
+        self._turn_ends = time.monotonic() + TURN_SECONDS
         self._count_attempts()
 
     def _count_attempts(self) -> None:
@@ -206,7 +207,7 @@ class Hold:
         if batch.kept.seq >= self.head.seq:
             self.head = batch.kept
         self.document.follow(batch)
-        self.document.forget((StepReport, LogChunk))  # a worker reads neither, and they may be long
+        self.document.forget(APART)  # a worker reads none of it, and would keep all of it to the end
         self.document.head = self.head  # two writes may be told of in another order than they were made
         await self._let_others()
         return batch

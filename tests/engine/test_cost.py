@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from itertools import pairwise
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flujo import Pipeline, step
+from flujo import Pipeline, StepContext, step
+from flujo.records import AuditEvent
 from flujo.state.backends.file import FileBackend
+from flujo.state.backends.sqlite import SQLiteBackend
 
 from bench.__main__ import MEASUREMENTS
 from tests.engine.making import environment, python, runner_of
@@ -55,6 +58,21 @@ async def test_step_binds_as_many_bytes_and_statements_late_as_early(tmp_path: P
     assert max(len(statements) for statements in steps[1:-1]) <= STATEMENTS_PER_STEP
     early, late = (sum(map(len, statements)) for statements in (steps[1], steps[-3]))
     assert late <= 1.1 * early
+
+
+async def test_worker_keeps_nothing_in_memory_that_only_the_store_is_asked_for(tmp_path: Path) -> None:
+    """The audit events of a long run take more memory than all else of it."""
+    kept: list[int] = []
+
+    @step
+    async def count(value: int, ctx: StepContext) -> int:
+        kept.append(sum(type(held) is AuditEvent and held.run_id == ctx.run_id for held in gc.get_objects()))
+        return value
+
+    backend = SQLiteBackend(tmp_path / "runs.db", synchronous="NORMAL")
+    await runner_of(Pipeline([*adding(20).nodes, count]), backend).run_async(0, run_id="counted")
+    await backend.close()
+    assert kept[0] < 5  # the last write may be at hand still
 
 
 @pytest.mark.services
