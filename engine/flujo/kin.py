@@ -17,7 +17,7 @@ from flujo.records import RunHead, RunWait, Signal
 from flujo.redaction import Secrets
 from flujo.state.base import StateBackend
 from flujo.status import RunStatus, Wait, WaitStatus
-from flujo.transitions.kin import message_of
+from flujo.transitions.kin import GONE, message_of
 from flujo.transitions.parking import is_parked
 
 _ID_LETTERS = 32
@@ -85,7 +85,7 @@ DELETED = Ending(RunStatus.CANCELLED, "null", "it was deleted")
 
 def tells(signal: Signal) -> bool:
     """Whether this is what a child has told of its end."""
-    return signal.message_id == message_of(signal.name)
+    return signal.message_id.startswith(message_of(signal.name))  # no message of others begins so
 
 
 def awaited(document: RunDocument) -> list[RunWait]:
@@ -119,7 +119,7 @@ async def miss(backend: StateBackend, document: RunDocument, now: datetime) -> N
         return  # it may not have come to starting them
     for wait in awaited(document):
         if await backend.head(wait.name) is None:
-            gone = transitions.child_ended(wait.name, DELETED.to_json(), secrets="", now=now)
+            gone = transitions.child_ended(wait.name, DELETED.to_json(), turn=GONE, secrets="", now=now)
             await backend.transact(document.run_id, gone)
 
 
@@ -147,8 +147,10 @@ def _messages(document: RunDocument, head: RunHead, now: datetime) -> Iterator[t
     ending = ending_of(document)
     if head.parent_run_id and ending is not None:
         text = ending.to_json()
-        yield head.parent_run_id, transitions.child_ended(head.run_id, text, secrets=ending.secrets, now=now)
+        tells = transitions.child_ended(head.run_id, text, turn=head.round, secrets=ending.secrets, now=now)
+        yield head.parent_run_id, tells
+    again = {wait.name for wait in awaited(document)}
     for wait in document.waits():
-        if wait.kind is Wait.CHILD and wait.status is WaitStatus.CLOSED:
+        if wait.kind is Wait.CHILD and wait.status is WaitStatus.CLOSED and wait.name not in again:
             yield wait.name, transitions.disown(now=now)
     yield head.run_id, transitions.told(head.seq, now=now)

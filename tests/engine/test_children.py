@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from flujo import Flujo, PipelineRegistry, Step, kin, step, transitions
-from flujo.errors import IllegalTransition, InvalidInput, MigrationRefused, PipelineDefinitionError, RunCancelled
+from flujo import Flujo, PipelineRegistry, Step, StepContext, kin, step, transitions
+from flujo.errors import (
+    IllegalTransition,
+    InvalidInput,
+    MigrationRefused,
+    PipelineDefinitionError,
+    RunCancelled,
+    RunFailed,
+    RunFinished,
+)
 from flujo.pipeline import Node
 from flujo.planning import plan
 from flujo.result import PipelineResult
@@ -110,6 +119,96 @@ async def test_retry_takes_the_child_of_the_round_before_if_it_was_retried_and_c
     assert (await of(runner, "child").retry_async(child_id)).status is RunStatus.COMPLETED
     assert (await runner.retry_async("p")).output == 11
     assert ledger == {"flaky": 2}
+
+
+def failing_once(ledger: Ledger) -> Any:
+    @step
+    async def flaky(value: int) -> int:
+        ledger.add("flaky")
+        if ledger["flaky"] == 1:
+            raise ValueError("once")
+        return value
+
+    return flaky
+
+
+async def test_retry_waits_for_the_child_of_the_round_before_if_it_is_at_work_again(
+    backend: StateBackend, ledger: Ledger
+) -> None:
+    """Else the work of the child, which somebody retried, would be done twice, and side by side."""
+    runner = flujo(backend, parent=CHILD >> add_one, child=failing_once(ledger) >> ASK >> counting(ledger))
+    await runner.run_async(1, run_id="p")
+    child_id = kin.child_id(await head_of(backend, "p"), "bill", 0)
+    await of(runner, "child").retry_async(child_id)
+    assert (await runner.retry_async("p")).children == {"bill": child_id}
+    await of(runner, "child").resume_async(child_id, 20)
+    assert (await head_of(backend, "p")).status is RunStatus.QUEUED
+    assert (await runner.run_async(1, run_id="p")).output == 41
+    assert ledger == {"flaky": 2, "double": 1}
+
+
+async def test_child_that_fails_again_fails_its_parent_again(backend: StateBackend) -> None:
+    runner = flujo(backend, parent=CHILD, child=ASK >> broken)
+    child_id = (await runner.run_async(1, run_id="p")).children["bill"]
+    await of(runner, "child").resume_async(child_id, 20)
+    assert (await runner.run_async(1, run_id="p")).status is RunStatus.FAILED
+    queue = transitions.retry(actor="", reason="", now=runner.clock.now(), claim=None, facts={})
+    await backend.transact(child_id, queue)
+    both = await runner.retry_async("p")
+    assert (both.status, both.error) == (
+        RunStatus.FAILED,
+        f"ChildFailed: The child run {child_id} of 'bill' has failed: ValueError: The total is wrong.",
+    )
+    assert (await kinds_of(backend, "p")).count("child.ended") == 2
+    assert (await kinds_of(backend, child_id)).count("run.failed") == 2
+
+
+async def test_child_that_is_at_work_again_is_not_cancelled_with_one_that_is_given_up(ledger: Ledger) -> None:
+    """The wait for it that the failure closed is not the one that is open now."""
+    late = Step.sleep("nap", timedelta(hours=1)) >> broken
+    hurry = Step.parallel("hurry", {"late": late, "idle": Step.run_pipeline("idle", pipeline="asks")})
+    both = Step.parallel("both", {"bill": CHILD, "other": Step.fallback("other", hurry, add_one)})
+    child = failing_once(ledger) >> ASK
+    runner = flujo(InMemoryBackend(), FakeClock(), parent=both, child=child, asks=ASK)
+    await runner.run_async(1, run_id="p")
+    child_id = kin.child_id(await head_of(runner.backend, "p"), "both/bill", 0)
+    await of(runner, "child").retry_async(child_id)
+    idle = (await runner.retry_async("p")).children["both/other/hurry/idle"]
+    runner.clock.advance(3600)
+    await runner.continue_async("p")
+    statuses = [(await head_of(runner.backend, run_id)).status for run_id in (idle, child_id)]
+    assert statuses == [RunStatus.CANCELLED, RunStatus.PAUSED]
+    await of(runner, "child").resume_async(child_id, 20)
+    assert (await runner.run_async(1, run_id="p")).output == {"bill": 20, "other": 2}
+
+
+async def test_a_crash_at_any_write_of_two_retries_starts_no_second_child() -> None:
+    """The child is retried, and its parent too while the child is at work again."""
+
+    @step
+    async def fails_at_first(value: int, ctx: StepContext) -> int:
+        if ctx.attempt == 1:
+            raise ValueError("once")
+        return value
+
+    async def scenario(backend: StateBackend) -> tuple[Any, ...]:
+        runner = flujo(backend, FakeClock(), parent=CHILD, child=fails_at_first >> Step.wait_for_signal("go", int))
+        with suppress(RunFailed):
+            await runner.run_async(1, run_id="p")
+        child_id = kin.child_id(await head_of(backend, "p"), "bill", 0)
+        for name, run_id in (("child", child_id), ("parent", "p")):
+            with suppress(IllegalTransition):  # it was retried before the crash
+                await of(runner, name).retry_async(run_id)
+        with suppress(RunFinished):
+            await of(runner, "child").signal_async(child_id, "go", 7, message_id="go")
+        result = await runner.run_async(1, run_id="p")
+        return result.status, result.output, len(await backend.run_ids())
+
+    points = 0
+    async for point in crash_points(InMemoryBackend, scenario):
+        assert point.result == point.expected == (RunStatus.COMPLETED, 7, 2), str(point)
+        points += 1
+    assert points > 25
 
 
 async def test_cancelled_parent_cancels_its_child_and_grandchild(backend: StateBackend) -> None:

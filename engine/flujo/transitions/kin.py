@@ -15,24 +15,28 @@ from flujo.transitions.rules import add_secrets
 NO_LONGER_AWAITED = "its parent run no longer waits for it"
 
 
-def message_of(child_id: str) -> str:
-    """The id of the one message that tells a parent how its child ended."""
-    return f"{CHILD_MESSAGE}{child_id}"
+GONE = -1
+"""The round of a child that is not there."""
 
 
-def child_ended(child_id: str, ending: str, *, secrets: str, now: datetime) -> Transition:
-    """Store in a parent, once, how its child ended (canonical JSON), and wake the parent if it waits for that child.
+def message_of(child_id: str, turn: int = 0) -> str:
+    """The id of the one message that tells a parent how round `turn` of its child ended."""
+    return f"{CHILD_MESSAGE}{child_id}" + (f" {turn}" if turn else "")
+
+
+def child_ended(child_id: str, ending: str, *, turn: int, secrets: str, now: datetime) -> Transition:
+    """Store in a parent, once, how round `turn` of its child ended (canonical JSON), and wake it if it waits for that.
 
     `secrets` is what the parent hides of that: the child may be deleted before its output is taken.
     """
 
     def decide(view: RunView) -> Batch:
         head = view.head
-        if head is None or not head.active or view.signal(message_of(child_id)) is not None:
+        if head is None or not head.active or view.signal(message_of(child_id, turn)) is not None:
             return unchanged(view, result=False)
         draft = Draft(view, now)
         draft.event(EventKind.CHILD_ENDED, child=child_id, data_digest=canonical.digest(ending))
-        draft.insert(Signal(head.run_id, message_of(child_id), child_id, ending, "", draft.head.seq, now))
+        draft.insert(Signal(head.run_id, message_of(child_id, turn), child_id, ending, "", draft.head.seq, now))
         add_secrets(draft, secrets)
         if any(wait.kind is Wait.CHILD and wait.name == child_id for wait in view.open_waits()):
             wake(draft, None)

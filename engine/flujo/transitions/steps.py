@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -339,9 +340,20 @@ _BEGAN = {
 
 
 def begin_wait(
-    path: str, *, kind: Wait, name: str, due_at: datetime | None, alone: bool, fence: int, now: datetime
+    path: str,
+    *,
+    kind: Wait,
+    name: str,
+    due_at: datetime | None,
+    alone: bool,
+    fence: int,
+    now: datetime,
+    passes_over: Sequence[Signal] = (),
 ) -> Transition:
-    """Begin to wait for a timer, a signal or a child; when nothing else can be running, pause the run too."""
+    """Begin to wait for a timer, a signal or a child; when nothing else can be running, pause the run too.
+
+    What came before and is not waited for, `passes_over`, counts as taken.
+    """
 
     def decide(view: RunView) -> Batch:
         head = mine(view, fence)
@@ -351,6 +363,8 @@ def begin_wait(
             return draft.batch()
         wait = RunWait(head.run_id, path, following(head.generation, now), kind, name, due_at, now)
         draft.insert(wait)
+        for signal in passes_over:
+            draft.update(dataclasses.replace(signal, taken_by=path))
         draft.set(generation=wait.generation)
         came = kind is Wait.SIGNAL and any(signal.name == name for signal in view.waiting_signals())
         over = due_at is not None and due_at <= now

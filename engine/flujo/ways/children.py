@@ -21,7 +21,7 @@ async def child(walk: Walk, spot: Spot) -> None:
     if wait is None or wait.status is not WaitStatus.OPEN:
         await _check_level(walk, spot, node)
         wait = await _begin(walk, spot)
-    told = next((signal for signal in walk.hold.document.waiting_signals() if signal.name == wait.name), None)
+    told = next(iter(_told_by(walk, wait.name)[-1:]), None)
     ending = await _look(walk, spot, node, wait, told)
     if ending is None:
         raise Suspended
@@ -41,14 +41,16 @@ async def _check_level(walk: Walk, spot: Spot, node: ChildStep) -> None:
 async def _begin(walk: Walk, spot: Spot) -> RunWait:
     """The wait is stored before there is a child, so that whoever ends the run knows of it."""
     hold = walk.hold
+    name, at_work = await _next_id(walk, spot)
     beginning = transitions.begin_wait(
         spot.path,
         kind=Wait.CHILD,
-        name=await _next_id(walk, spot),
+        name=name,
         due_at=None,
         alone=False,
         fence=hold.fence,
         now=hold.now(),
+        passes_over=_told_by(walk, name) if at_work else (),
     )
     await hold.commit(beginning)
     wait = hold.document.wait(spot.path)
@@ -57,18 +59,28 @@ async def _begin(walk: Walk, spot: Spot) -> RunWait:
     return wait
 
 
-async def _next_id(walk: Walk, spot: Spot) -> str:
-    """The id of this round's child, or of one that completed in an earlier round and was not taken."""
+def _told_by(walk: Walk, child_id: str) -> list[Signal]:
+    """What a child has told of its ends and nobody took, the last one last."""
+    return [signal for signal in walk.hold.document.waiting_signals() if signal.name == child_id]
+
+
+async def _next_id(walk: Walk, spot: Spot) -> tuple[str, bool]:
+    """The id of this round's child, and whether it is at work again.
+
+    It is that of an earlier round if that one completed and was not taken, or if somebody retried it since: another one
+    beside it would do the same work.
+    """
     head = walk.hold.head
     told = {it.name: Ending.of(it.data) for it in walk.hold.document.waiting_signals() if kin.tells(it)}
     for turn in reversed(range(head.round)):
         earlier = kin.child_id(head, spot.path, turn)
         if earlier in told and told[earlier].status is RunStatus.COMPLETED:
-            return earlier  # it may have been deleted since
+            return earlier, False  # it may have been deleted since
         document = await walk.hold.backend.load(earlier)
-        if document is not None and document.head is not None and document.head.status is RunStatus.COMPLETED:
-            return earlier
-    return kin.child_id(head, spot.path, head.round)
+        child = None if document is None else document.head
+        if child is not None and (child.status is RunStatus.COMPLETED or (child.active and child.round)):
+            return earlier, child.active
+    return kin.child_id(head, spot.path, head.round), False
 
 
 async def _look(walk: Walk, spot: Spot, node: ChildStep, wait: RunWait, told: Signal | None) -> Ending | None:

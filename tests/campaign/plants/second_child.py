@@ -23,8 +23,8 @@ def plant(patch: pytest.MonkeyPatch) -> None:
         await start(walk, spot, spot.node, wait)
         return await begin(walk, spot)
 
-    async def new_id(walk: Any, spot: Any) -> str:
-        return _ID.get()
+    async def new_id(walk: Any, spot: Any) -> tuple[str, bool]:
+        return _ID.get(), False
 
     patch.setattr(children, "_begin", start_first)
     patch.setattr(children, "_next_id", new_id)
