@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import timeit
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from flujo import Flujo, PipelineContext, PipelineRegistry, step
-from flujo.context import changes, fold
+from flujo import Flujo, PipelineContext, PipelineRegistry, canonical, step
+from flujo.context import changes, fold, restore, restore_stored
 from flujo.errors import InvalidInput
 from flujo.state.base import StateBackend
 from hypothesis import HealthCheck, example, given, settings
@@ -83,6 +85,24 @@ DELTAS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 def test_only_what_changed_is_stored(what: str) -> None:
     before, after, delta = DELTAS[what]
     assert exact(changes({"f": before, "g": [1]}, {"f": after, "g": [1]})) == exact(delta)
+
+
+def test_long_text_is_neither_compared_nor_restored_by_writing_it_out() -> None:
+    """Each step that takes a context of 100 KB would do so twice."""
+    text, equal = ("é x" * 700_000 for _ in range(2))
+    written_out = least(lambda: canonical.dump(text, where="context"))
+    assert least(lambda: changes({"text": text}, {"text": equal})) < written_out / 4
+    stored = {"run_id": "r", "text": text}
+    assert least(lambda: restore_stored(Long, stored)) < least(lambda: restore(Long, stored)) * 0.8
+
+
+def least(call: Callable[[], object]) -> float:
+    """How many seconds a call takes that nothing holds up."""
+    return min(timeit.repeat(call, number=1, repeat=5))
+
+
+class Long(PipelineContext):
+    text: str = ""
 
 
 def test_field_that_is_gone_is_dropped() -> None:
