@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 from flujo import transitions
 from flujo.batch import unchanged
 from flujo.errors import BackendBusy, BackendError, CorruptState
 from flujo.start import new_run
-from flujo.state.backends import sqlite, sqlite_connections
+from flujo.state.backends import sqlite, sqlite_connections, sqlite_writer
 from flujo.state.backends.sqlite import SQLiteBackend
 
 from tests.engine.making import Ledger, order_pipeline, runner_of
@@ -183,10 +184,14 @@ async def test_new_database_that_another_process_holds_is_busy(tmp_path: Path) -
     await backend.close()
 
 
-def linger(frame: FrameType, event: str, _argument: object) -> None:
-    """A trace function that stops a thread for a moment at each call in the backend's module."""
+def linger(frame: FrameType, event: str, _argument: object) -> Any:
+    """A trace function that stops a thread for a moment at each call in the backend, and at each line of its writer."""
     if event == "call" and frame.f_code.co_filename == sqlite.__file__:
         time.sleep(0.001)
+    if frame.f_code.co_filename == sqlite_writer.__file__:
+        time.sleep(0.0001)
+        return linger
+    return None
 
 
 def test_close_loses_no_write_that_comes_at_the_same_time(tmp_path: Path) -> None:

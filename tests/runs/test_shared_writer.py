@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeAlias
+from types import FrameType
+from typing import Any, TypeAlias
 
 import pytest
 from django.db import connections
@@ -102,6 +105,54 @@ def test_receivers_hear_of_the_connection() -> None:
     runs(1)
     connection_created.disconnect(note)
     assert "flujo-sqlite-writer" in heard
+
+
+def linger(frame: FrameType, _event: str, _argument: object) -> Any:
+    """A trace function that stops a thread for a moment at each line of the module."""
+    if frame.f_code.co_filename != shared_writer.__file__:
+        return None
+    time.sleep(0.001)
+    return linger
+
+
+def test_threads_that_write_for_the_first_time_at_once_have_one_writer() -> None:
+    """Another would never be closed."""
+    close_store_threads()
+    at_once = threading.Barrier(3)
+
+    def write() -> None:
+        at_once.wait()
+        sys.settrace(linger)
+        asyncio.run(shared_writer.write_with_others("default", lambda _: ""))
+
+    before = len(writers())
+    threads = [threading.Thread(target=write) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    close_store_threads()
+    assert len(writers()) == before
+
+
+def writers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "flujo-sqlite-writer"]
+
+
+def test_write_that_comes_while_the_writers_are_closed_is_done() -> None:
+    done: list[str | None] = []
+
+    def write() -> None:
+        sys.settrace(linger)
+        done.extend([asyncio.run(shared_writer.write_with_others("default", lambda _: "done")) for _ in range(5)])
+
+    threads = [threading.Thread(target=write) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        shared_writer.close_shared_writers()
+        time.sleep(0.001)
+    assert done == ["done"] * 15
 
 
 def test_database_without_a_log_is_left_to_django(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
