@@ -16,7 +16,7 @@ from runs.models import AuditEvent, Run
 from runs.queries.run_header import RunHeader, header
 
 SIZE = 200
-_IN_THE_AUDIT = {"user_agent", "request_id"}
+_IN_THE_AUDIT = {"user_agent", "request_id", "generation"}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?\+00:00")
 _ALWAYS_SHOWN = {
@@ -29,7 +29,6 @@ _ALWAYS_SHOWN = {
     "outcome",
     "holder",
     "round",
-    "generation",
 }
 
 

@@ -62,7 +62,7 @@ def test_frozen_worker_is_refused_after_its_lease_was_taken_over(shared: tuple[s
     assert "completed output 2" in taken
     assert out.decode().splitlines()[-1].startswith("Fenced Run r was taken over by another worker")
     verified = run_worker(store, folder, "verify")
-    assert "held by token 2" in verified
+    assert "claims 2 in order True" in verified
 
 
 def test_processes_that_start_at_once_share_one_store(shared: tuple[str, Path]) -> None:

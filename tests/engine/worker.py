@@ -19,6 +19,7 @@ from flujo.state.backends.file import FileBackend
 from flujo.state.backends.memory import InMemoryBackend
 from flujo.state.backends.sqlite import SQLiteBackend
 from flujo.state.base import StateBackend
+from flujo.status import EventKind
 from flujo.verify import verify_store
 
 
@@ -126,9 +127,8 @@ async def share(backend: StateBackend, folder: Path) -> None:
 
 async def verify(backend: StateBackend) -> None:
     runs, events = await verify_store(backend)
-    document = await backend.load("r")
-    fence = document.head.fence if document is not None and document.head is not None else 0
-    print("runs", runs, "events", events, "held by token", fence)
+    claims = [event.fence for event in await backend.events("r") if event.kind is EventKind.RUN_CLAIMED]
+    print("runs", runs, "events", events, "claims", len(set(claims)), "in order", claims == sorted(claims))
 
 
 def fork(backend: StateBackend, folder: Path) -> None:
