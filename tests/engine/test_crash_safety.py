@@ -100,6 +100,14 @@ def test_time_goes_on_after_a_crash() -> None:
     assert report.crashes > 10
 
 
+def test_store_that_was_checked_on_before_is_crashed_as_often_again() -> None:
+    """The runs of the first check are there still, and at their end."""
+    shared = InMemoryBackend()
+    options: Any = {"input": "lamp", "answers": YES, "repeatable": ["price", "ship", "tell"], "backend": lambda: shared}
+    first, again = (assert_crash_safe(order_pipeline(Ledger()), **options) for _ in range(2))
+    assert first.crashes == again.crashes > 10
+
+
 def test_answer_that_is_missing_is_asked_for() -> None:
     with pytest.raises(AssertionError, match=r"waits for the human task 'approve' \(answers=\)"):
         assert_crash_safe(order_pipeline(Ledger()), input="lamp")
@@ -127,7 +135,7 @@ async def test_store_that_loses_what_it_acknowledged_is_found() -> None:
         return store
 
     with pytest.raises(
-        AssertionError, match=r"The store acknowledged event \d+ of run crash-safety-crash-\d+; after a crash"
+        AssertionError, match=r"The store acknowledged event \d+ of run crash-safety-\w+-\d+; after a crash"
     ):
         await check_crash_safety(order_pipeline(Ledger()), input="x", backend=Buffered, answers=YES, reopen=reopened)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
+from uuid import uuid4
 
 from flujo.bridge import wait_for
 from flujo.context import PipelineContext
@@ -105,12 +106,12 @@ async def check_crash_safety(pipeline: Pipeline | Node, **options: Unpack[CrashO
         dict(options.get("answers", {})),
         dict(options.get("signals", {})),
     )
-    run_ids = [_FIRST]
+    run_ids = [f"{_FIRST}-{uuid4().hex[:8]}"]  # a store that has the runs of an earlier check has none of this one
     crashes, problems = 0, []
 
     def make() -> StateBackend:
         """Each crash has a run of its own, so that crashes may share a store."""
-        run_ids.append(f"{_FIRST}-crash-{len(run_ids)}")
+        run_ids.append(f"{run_ids[0]}-{len(run_ids)}")
         return backend()
 
     async def scenario(store: StateBackend) -> dict[str, str]:
