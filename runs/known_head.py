@@ -12,7 +12,8 @@ from flujo.codec import columns, kinds
 from flujo.errors import FlujoError
 from flujo.records import Record, RunHead
 from flujo.state.artefacts import has_large
-from flujo.state.sql import Dialect, head_statement
+from flujo.state.dialect import Dialect
+from flujo.state.sql import head_statement
 
 # What PostgreSQL cannot tell from a parameter in a SELECT; a text is what it takes it for.
 _CASTS: dict[type, str] = {datetime: "::timestamptz", int: "::bigint", bool: "::boolean"}

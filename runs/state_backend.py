@@ -23,10 +23,11 @@ from flujo.encryption import Keys
 from flujo.errors import BackendBusy, BackendError, Fenced, OutcomeUnknown
 from flujo.records import AuditEvent, LogChunk, Record, RunHead, StepReport
 from flujo.state.base import Check, StateBackend, check_run_id
+from flujo.state.dialect import Dialect
 from flujo.state.ready import ready_runs
 from flujo.state.rotation import Rotation, Table, missing_keys, rotate, tables_of
 from flujo.state.sealing import SealingDialect
-from flujo.state.sql import Dialect, SqlView, fetch, replace, transact
+from flujo.state.sql import SqlView, fetch, replace, transact
 from flujo.state.whole_state import compare_and_import
 from flujo.state.workflow_state import document_of, state_of
 from flujo.status import RunStatus

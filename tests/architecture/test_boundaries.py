@@ -50,6 +50,17 @@ def test_nothing_imports_the_engine_under_a_second_name() -> None:
     assert offenders == {}
 
 
+def test_the_modules_of_the_engine_import_one_another_in_one_direction() -> None:
+    """Also where an import stands inside a function or is for type checkers alone."""
+    modules = {relative(path)[len("engine/") : -len(".py")].replace("/", "."): path for path in python("engine")}
+    paths = {name.removesuffix(".__init__"): path for name, path in modules.items() if name != "flujo.__init__"}
+    left = {name: imports(path) & paths.keys() - {name} for name, path in paths.items()}
+    while ground := [name for name, needs in left.items() if not needs & left.keys()]:
+        for name in ground:
+            del left[name]
+    assert sorted(left) == []
+
+
 @pytest.mark.parametrize("layer", ["services", "queries", "forms"])
 def test_below_the_views_nothing_imports_a_view(layer: str) -> None:
     offenders = {

@@ -7,7 +7,8 @@ from threading import Event, Thread
 from typing import Any
 
 from flujo.state.backends.sqlite_schema import TABLES
-from flujo.state.sql import Dialect, SqlView
+from flujo.state.dialect import Dialect
+from flujo.state.sql import SqlView
 
 
 class Locked:

@@ -8,7 +8,8 @@ from typing import Any
 
 from flujo.lease import is_held
 from flujo.records import RunHead
-from flujo.state.sql import Cursor, Dialect, fetch
+from flujo.state.dialect import Cursor, Dialect
+from flujo.state.sql import fetch
 from flujo.status import RunStatus
 from flujo.transitions.rules import is_due
 

@@ -10,9 +10,9 @@ from typing import Any
 from flujo.encryption import Keys
 from flujo.errors import CorruptState, KeyMissing
 from flujo.records import Artefact
+from flujo.state.dialect import Cursor, Dialect
 from flujo.state.payloads import BEGINNING, JSON, MARK, PAYLOADS, Keyed, key_of, place
 from flujo.state.sealing import SealingDialect
-from flujo.state.sql import Cursor, Dialect
 
 AT_ONCE = 100
 _SHOWN = 5

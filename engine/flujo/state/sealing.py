@@ -12,8 +12,8 @@ from flujo import codec
 from flujo.encryption import Keys
 from flujo.errors import CorruptState, KeyMissing
 from flujo.records import Record, RunHead
+from flujo.state.dialect import Dialect
 from flujo.state.payloads import JSON, PAYLOADS, key_of, place, plain, positions
-from flujo.state.sql import Dialect
 
 _POSITIONS = {record: tuple(zip(at, PAYLOADS[record], strict=True)) for record, at in positions(PAYLOADS).items()}
 _KEYS = positions({record: record.key for record in PAYLOADS})

@@ -10,16 +10,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flujo.codec import columns
 from flujo.errors import CorruptState
 from flujo.records import Artefact, ArtefactUse, Record
 from flujo.state.artefacts import checked, digest_in, missing, place
+from flujo.state.dialect import Cursor, Dialect
 from flujo.state.payloads import BEGINNING, JSON, key_of
-
-if TYPE_CHECKING:
-    from flujo.state.sql import Cursor, Dialect
 
 _AT_ONCE = 100
 

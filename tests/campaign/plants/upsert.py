@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from flujo.state.sql import Dialect
+from flujo.state.dialect import Dialect
 
 
 def plant(patch: pytest.MonkeyPatch) -> None:

@@ -26,11 +26,12 @@ from flujo.state.backends.sqlite_health import health
 from flujo.state.backends.sqlite_schema import TABLES, check_owner, create_tables
 from flujo.state.backends.sqlite_writer import Writer
 from flujo.state.base import Check, StateBackend, check_run_id
+from flujo.state.dialect import Dialect
 from flujo.state.folders import make_folder
 from flujo.state.ready import ready_runs
 from flujo.state.rotation import Rotation, missing_keys, rotate, tables_of
 from flujo.state.sealing import SealingDialect
-from flujo.state.sql import Dialect, SqlView, fetch, replace, transact
+from flujo.state.sql import SqlView, fetch, replace, transact
 from flujo.state.whole_state import compare_and_import
 from flujo.state.workflow_state import document_of, state_of
 from flujo.transitions import purge
