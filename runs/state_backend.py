@@ -38,7 +38,7 @@ from runs.encryption import site_keys
 from runs.known_head import MustLook, write_on_known
 from runs.shared_writer import close_shared_writers, write_with_others
 from runs.site_models import ScheduleInput
-from runs.step_transaction import StepTransaction, Store
+from runs.step_transaction import StepTransaction, Store, commit_by_itself
 from runs.store_health import files, health
 
 T = TypeVar("T")
@@ -422,6 +422,7 @@ def _pool() -> ThreadPoolExecutor:
 def _submit(using: str, work: Callable[[], T]) -> Future[T]:
     def call() -> T:
         with _translated(using):
+            commit_by_itself(connections[using])
             return work()
 
     return _pool().submit(call)

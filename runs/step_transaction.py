@@ -80,6 +80,7 @@ class StepTransaction:
     def _run(self, work: Callable[[], Transition], store: Store) -> None:
         connection = connections[self._using]
         try:
+            commit_by_itself(connection)
             batch = self._commit(connection, work, store)
         except BaseException as error:  # whatever it is, it belongs to the one who waits
             if self._conclude():
@@ -149,6 +150,12 @@ class StepTransaction:
 
     def _too_late(self) -> StepTimeout:
         return StepTimeout(f"The step's transaction took longer than {self._limit} and was rolled back.")
+
+
+def commit_by_itself(connection: BaseDatabaseWrapper) -> None:
+    """A site without autocommit commits what it began; in a thread of ours nobody would."""
+    if not connection.get_autocommit():
+        connection.set_autocommit(True)
 
 
 def _check_intact(connection: BaseDatabaseWrapper) -> None:

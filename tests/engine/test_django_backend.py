@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,19 @@ def test_error_inside_a_callers_transaction_leaves_it_usable(orm: DjangoBackend,
         with pytest.raises(expected):
             orm.transact_now("r", failing(orm, statement))
         assert orm.transact_now("r", cancel()).writes
+    assert models.Run.objects.using(orm.using).get().status == "cancelled"
+
+
+@pytest.mark.parametrize("of_a_step", [False, True])
+def test_write_of_our_own_threads_is_committed_though_autocommit_is_off(
+    orm: DjangoBackend, monkeypatch: pytest.MonkeyPatch, *, of_a_step: bool
+) -> None:
+    monkeypatch.setitem(connections.settings[orm.using], "AUTOCOMMIT", False)
+    connections[orm.using].close()
+    close_store_threads()
+    write = orm.transact_with("r", cancel, limit=timedelta(seconds=5)) if of_a_step else orm.transact("r", cancel())
+    assert asyncio.run(write).writes
+    close_store_threads()
     assert models.Run.objects.using(orm.using).get().status == "cancelled"
 
 
