@@ -17,7 +17,7 @@ from tests.engine.stores import EVERY, in_use, make_store
 # The slice takes one of the two answers for each store, and one of so many crashes: more where they take no time. The
 # numbers are odd, so that some crashes come before a write and some after one.
 ALONE = {"file": "rejected", "django": "rejected"}
-ONE_IN = {"memory": 7, "three_methods": 39, "django": 29, "postgres": 35}
+ONE_IN = {"memory": 11, "three_methods": 61, "django": 45, "postgres": 55}
 
 
 @pytest.mark.slow
@@ -39,7 +39,7 @@ def crash(kind: str, folder: Path, campaign: Campaign) -> None:
     registry = everything()
     pipelines = [registry.get(name).pipeline for name in registry.names()]
     for answer in ANSWERS if campaign.whole else [ALONE.get(kind, "approved")]:
-        one_in = 1 if campaign.whole else ONE_IN.get(kind, 19)
+        one_in = 1 if campaign.whole else ONE_IN.get(kind, 29)
         first = campaign.chances(f"{kind} {answer}").randrange(one_in)
         place = folder / answer
         place.mkdir()
