@@ -7,6 +7,7 @@ else left, or, with chances, any part of what was not synced: whole writes, or t
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 SECTOR = 512
-FUNCTIONS = ("open", "close", "write", "ftruncate", "fsync", "replace", "mkdir")
+FUNCTIONS = ("open", "close", "write", "pwrite", "ftruncate", "fsync", "replace", "mkdir")
 
 
 @dataclass
@@ -35,7 +36,14 @@ class File:
         self.waiting.append((offset, data))
 
     def sync(self) -> None:
-        self.safe, self.waiting = bytes(self.now), []
+        left = bytearray(self.safe)
+        for offset, data in self.waiting:
+            _apply(left, offset, data)
+        self.safe, self.waiting = bytes(left), []
+
+    def fail_to_sync(self) -> None:
+        """The system gives up what waits: it shows it still, but no later sync is about it."""
+        self.waiting = []
 
     def after_a_cut(self, chances: Random | None) -> bytes:
         left = bytearray(self.safe)
@@ -57,14 +65,17 @@ def _apply(content: bytearray, offset: int, data: bytes | None) -> None:
 
 
 class Disk:
-    """The disk below the folder `root`, which is there from the beginning. `sync_fails` is SQLite's word for how."""
+    """The disk below the folder `root`, which is there from the beginning.
+
+    `failures` are how its next syncs fail, in SQLite's words where it is told; 0 is for one that succeeds.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.names: dict[Path, File | None] = {}  # None: a folder
         self.safe_names: dict[Path, File | None] = {}
         self.acknowledged: dict[str, int] = {}
-        self.sync_fails = 0
+        self.failures: list[int] = []
 
     def holds(self, path: Any) -> bool:
         return isinstance(path, str | Path) and self.root in (Path(path), *Path(path).parents)
@@ -82,6 +93,14 @@ class Disk:
 
     def unlink(self, path: str | Path) -> None:
         self.names.pop(Path(path), None)
+
+    def failure(self, path: str | Path) -> int:
+        """How the next sync, of this file or folder, fails; 0 when it does not."""
+        failure = self.failures.pop(0) if self.failures else 0
+        file = self.names.get(Path(path))
+        if failure and file is not None:
+            file.fail_to_sync()
+        return failure
 
     def sync(self, path: str | Path) -> None:
         """A file's bytes, or a folder's names."""
@@ -138,12 +157,20 @@ class RecordedFiles:
             file.write(len(file.now), bytes(data[:count]))
         return count
 
+    def pwrite(self, descriptor: int, data: bytes, offset: int) -> int:
+        count: int = self.system["pwrite"](descriptor, data, offset)
+        if descriptor in self.paths:
+            self.disk.file(self.paths[descriptor]).write(offset, bytes(data[:count]))
+        return count
+
     def ftruncate(self, descriptor: int, length: int) -> None:
         self.system["ftruncate"](descriptor, length)
         if descriptor in self.paths and len(self.disk.file(self.paths[descriptor]).now) > length:
             self.disk.file(self.paths[descriptor]).write(length, None)
 
     def fsync(self, descriptor: int) -> None:
+        if descriptor in self.paths and self.disk.failure(self.paths[descriptor]):
+            raise OSError(errno.EIO, "the disk failed")
         self.system["fsync"](descriptor)
         if descriptor in self.paths:
             self.disk.sync(self.paths[descriptor])

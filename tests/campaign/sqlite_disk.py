@@ -108,10 +108,10 @@ class Recorder:
                 return int(of.truncate(file, size))
 
             def sync(file: int, flags: int) -> int:
-                if self.disk.sync_fails:
-                    return self.disk.sync_fails
-                code = int(of.sync(file, flags))
                 path = self.paths[file]
+                if failure := self.disk.failure(path):
+                    return failure
+                code = int(of.sync(file, flags))
                 self.disk.sync(path)
                 if path.endswith(("-wal", "-journal")):
                     self.disk.sync(path.rpartition("/")[0])

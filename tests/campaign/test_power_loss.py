@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from flujo.state.artefacts import ARTEFACT_BYTES
 from flujo.state.backends.file import FileBackend
 from flujo.state.backends.sqlite import SQLiteBackend
 
+from tests.campaign.conftest import Campaign
 from tests.campaign.disk import Disk, recorded_files
-from tests.campaign.power import cut_the_power
+from tests.campaign.power import cut_the_power, fail_to_sync
 from tests.campaign.sqlite_disk import need_library, recorded_sqlite
 from tests.engine.making import Ledger, order_pipeline, runner_of
 
@@ -48,13 +50,30 @@ async def test_write_that_sqlite_could_not_sync_is_not_said_to_be_undone(tmp_pat
         runner = runner_of(order_pipeline(Ledger()), backend)
         await runner.run_async("lamp", run_id="kept")
         await backend.run_ids()  # a reader that stays open, so that the log stays, too
-        disk.sync_fails = sqlite3.SQLITE_IOERR_FSYNC
+        disk.failures = [sqlite3.SQLITE_IOERR_FSYNC] * 9
         with pytest.raises(OutcomeUnknown, match="Read the run before acting"):
             await runner.run_async("lamp", run_id="doubtful")
         assert await backend.run_ids() == ["kept"]
-        disk.sync_fails = 0
+        disk.failures = []
         crashed = shutil.copytree(tmp_path, tmp_path.with_name("crashed"))
         await backend.close()
     after = SQLiteBackend(crashed / "runs.db")
     assert await after.run_ids() == ["doubtful", "kept"]
     await after.close()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "file"])
+def test_nothing_is_acknowledged_behind_what_the_disk_did_not_sync(
+    kind: str, tmp_path: Path, campaign: Campaign
+) -> None:
+    need_library()
+    opens, recorded = {
+        "sqlite": (lambda place: SQLiteBackend(place.with_suffix(".db")), recorded_sqlite),
+        "file": (lambda place: FileBackend(place / "runs"), nullcontext),
+    }[kind]
+    cuts = 0
+    for number in range(100 if campaign.whole else 5):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        cuts += fail_to_sync(folder, opens, recorded, campaign.chances(f"{kind} {number}"))
+    assert cuts > 30

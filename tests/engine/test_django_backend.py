@@ -182,8 +182,8 @@ def test_write_that_sqlite_could_not_sync_is_not_said_to_be_undone(orm: DjangoBa
     disk = Disk(Path(connections["default"].settings_dict["NAME"]).parent)
     with recorded_sqlite(disk):
         asyncio.run(orm.load("r"))
-        disk.sync_fails = sqlite3.SQLITE_IOERR_FSYNC
+        disk.failures = [sqlite3.SQLITE_IOERR_FSYNC] * 9
         with pytest.raises(OutcomeUnknown, match="did not confirm"):
             asyncio.run(orm.transact("r", cancel()))
-        disk.sync_fails = 0
+        disk.failures = []
         close_store_threads()

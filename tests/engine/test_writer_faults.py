@@ -192,9 +192,9 @@ async def test_what_became_of_a_failed_commit_is_looked_for_beside_the_loop(tmp_
         await backend.transact("first", start("first"))
         await backend.run_ids()  # a reader that stays open, so that the log stays, too
         opened.clear()
-        disk.sync_fails = sqlite3.SQLITE_IOERR_FSYNC
+        disk.failures = [sqlite3.SQLITE_IOERR_FSYNC] * 9
         told = await caught(backend.transact("a", start("a")))
-        disk.sync_fails = 0
+        disk.failures = []
         await backend.close()
     assert isinstance(told, OutcomeUnknown)
     assert opened == ["flujo-sqlite-writer"]

@@ -378,6 +378,8 @@ class FileBackend(StateBackend):
         try:
             os.fsync(descriptor)
         except OSError as error:
+            with suppress(OSError):  # the next line takes its place: no sync would tell of it again, if it was lost
+                os.ftruncate(descriptor, cached.offset)
             raise OutcomeUnknown(f"The disk did not confirm the write: {error}. Read the run before acting.") from error
         cached.offset += len(line)
 

@@ -30,6 +30,7 @@ LOG_WRITES = 250
 """After so many the log goes to the file: each step writes the same few pages again, which go there once."""
 LOG_PAGES = 16_000
 """64 MB: so large the log becomes where the rows are. The commit that reaches it waits for its pages to be written."""
+_CHUNK = 1 << 20
 _INTERRUPTED = sqlite3.OperationalError("interrupted")
 _OF_THE_JOB = (
     sqlite3.DataError,
@@ -113,6 +114,7 @@ class Writer:
         self._here = _OfThread()
         self._slow_until = 0.0
         self._in_log = 0
+        self._in_doubt = False  # the log: what it shows may not be on the disk
 
     def _open(self) -> sqlite3.Connection:
         connection = self._connect()
@@ -180,7 +182,7 @@ class Writer:
 
         It sees to jobs whose COMMIT fails: they are handed over.
         """
-        if self._busy or self._in_log >= LOG_WRITES or time.monotonic() < self._slow_until:
+        if self._busy or self._in_doubt or self._in_log >= LOG_WRITES or time.monotonic() < self._slow_until:
             return False
         if jobs[0].unconfirmed is not None:  # an interrupt came between its COMMIT and the word to who waits
             return False
@@ -195,7 +197,6 @@ class Writer:
         except sqlite3.Error:  # locked by another process, or broken: the thread waits, or tells of it
             if all(job.unconfirmed is None for job in jobs):
                 return False
-            connection.close()
             self._hand_over(jobs)
         else:
             _settle(jobs)
@@ -273,7 +274,16 @@ class Writer:
 
     def _commit_patiently(self, jobs: list[_Job]) -> None:
         """Do the jobs, each whole or not at all, and commit."""
-        with translated("the store"), self._connections.lent() as connection:
+        with translated("the store"):
+            failure = self._commit_on_one(jobs)
+            if failure is not None:
+                raise failure
+
+    def _commit_on_one(self, jobs: list[_Job]) -> Exception | None:
+        """What the disk failed in, after which the connection stays open: the last one to close would go on writing."""
+        with self._connections.lent() as connection:
+            if self._in_doubt and (failure := self._write_log_again(connection)):
+                return failure
             when_free(connection, "BEGIN IMMEDIATE", self._busy_seconds)
             cursor = connection.cursor()
             if not self._all_clean(cursor, jobs):
@@ -281,20 +291,50 @@ class Writer:
                 when_free(connection, "BEGIN IMMEDIATE", self._busy_seconds)
                 for job in jobs:
                     self._alone(cursor, job)
-            self._commit(connection, jobs)
+            try:
+                self._commit(connection, jobs)
+            except sqlite3.Error as error:
+                return error
+        return None
 
     def _look_what_is_kept(self, jobs: list[_Job]) -> None:
-        """A COMMIT that failed may have been kept: another connection tells for each job which it was."""
+        """A COMMIT that failed may have been kept: the store tells for each job which it was."""
+        self._in_doubt = self._in_doubt or any(job.unconfirmed is not _INTERRUPTED for job in jobs)
         try:
             with translated("the store"), self._connections.lent() as connection:
+                failure: Exception | None = self._write_log_again(connection) if self._in_doubt else None
                 kept = [self._is_kept(connection, job.result) for job in jobs]
-        except Exception as error:  # a transition's refusal stands; of the others nothing is known
+        except Exception as error:
+            failure = error
+        if failure is not None:  # a transition's refusal stands; of the others nothing is known
             for job in jobs:
-                job.error = job.error or OutcomeUnknown(f"The store cannot be read after a failed write: {error}")
+                job.error = job.error or OutcomeUnknown(f"What became of a failed write is not known: {failure}")
             return
         for job, found in zip(jobs, kept, strict=True):
             if not found and job.error is None and job.unconfirmed is not None:
                 job.error = not_confirmed(job.unconfirmed, "the store", may_be_kept=found is None)
+
+    def _write_log_again(self, connection: sqlite3.Connection) -> BackendError | None:
+        """Write the log's bytes again as they are read, so that a sync is about them again; the error when it fails.
+
+        A system that failed to sync pages gives them up: it shows them until the power is cut, and no later sync of the
+        log tells of them. With them would go all that is written behind them.
+        """
+        when_free(connection, "BEGIN IMMEDIATE", self._busy_seconds)  # nobody writes to the log meanwhile, or cuts it
+        try:
+            log = os.open(f"{connection.execute('PRAGMA database_list').fetchone()[2]}-wal", os.O_RDWR)
+            try:
+                for offset in range(0, os.fstat(log).st_size, _CHUNK):
+                    os.pwrite(log, os.pread(log, _CHUNK, offset), offset)
+                os.fsync(log)
+            finally:
+                os.close(log)
+        except OSError as error:
+            return BackendError(f"The disk does not confirm what was written before: {error}. Nothing was saved.")
+        finally:
+            connection.execute("ROLLBACK")
+        self._in_doubt = False
+        return None
 
     def _is_kept(self, connection: sqlite3.Connection, result: Any) -> bool | None:
         """None when nothing tells: a write without audit events leaves no trace of its own."""
