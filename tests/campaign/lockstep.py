@@ -155,7 +155,8 @@ class Lockstep(RuleBasedStateMachine):
             assert before.lease_expires_at <= self.now, "a run under a lease is nobody else's"
 
     def note(self, run: str, head: Any) -> None:
-        if isinstance(head, RunHead) and head.fence not in self.fences[run]:
+        """A token that was given. A start tells also of a run that is there already, and of its last one."""
+        if isinstance(head, RunHead) and head.status is RunStatus.RUNNING and head.fence not in self.fences[run]:
             assert head.fence not in self.lost_tokens[run], "no token is given twice"
             self.fences[run].append(head.fence)
             self.tokens[run].add(head.fence)
@@ -369,7 +370,10 @@ class Lockstep(RuleBasedStateMachine):
         self.now = self.latest = self.not_before = self.latest + timedelta(minutes=1)
         for run in ("a", "b"):
             self.lost_tokens[run], self.lost_forms[run] = set(self.tokens[run]), set(self.forms[run])
-            self.transact(run, transitions.restored(actor="ana", reason="", now=self.now, facts={}))
+            head = self.transact(run, transitions.restored(actor="ana", reason="", now=self.now, facts={}))
+            if isinstance(head, RunHead) and head.active:
+                assert head.fence not in self.lost_tokens[run], "no token is given twice"
+                self.tokens[run].add(head.fence)
 
     # Invariants
 

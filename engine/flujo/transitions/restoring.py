@@ -9,10 +9,7 @@ from typing import Any
 from flujo.batch import Batch, Draft, RunView, Transition, required, unchanged
 from flujo.codec import isoformat
 from flujo.status import EventKind, RunStatus
-from flujo.transitions.rules import close_task, following, lose_attempts
-
-JUMP = 2**20
-"""More tokens and questions than a run is given between a backup and its restoring, whatever the clocks say."""
+from flujo.transitions.rules import close_task, lose_attempts, milliseconds
 
 
 def restored(*, actor: str, reason: str, now: datetime, facts: dict[str, Any]) -> Transition:
@@ -28,7 +25,8 @@ def restored(*, actor: str, reason: str, now: datetime, facts: dict[str, Any]) -
         if not head.active and head.status is not RunStatus.FAILED:
             return unchanged(view, result=False)
         draft = Draft(view, now, actor=actor)
-        draft.set(fence=following(head.fence, now) + JUMP, generation=following(head.generation, now) + JUMP)
+        time = milliseconds(now)  # more than were given out since, and another number each time
+        draft.set(fence=head.fence + time, generation=head.generation + time)
         draft.event(EventKind.RUN_RESTORED, reason=reason, **facts)
         if head.status is RunStatus.RUNNING:
             lose_attempts(draft)

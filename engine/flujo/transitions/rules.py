@@ -45,7 +45,12 @@ def following(last: int, now: datetime) -> int:
     So a store that was put back to a backup gives none again that it gave out since, not even for a run that the backup
     does not know, or in the place of another one.
     """
-    return max(last + 1, int(now.timestamp() * 1000))
+    return max(last + 1, milliseconds(now))
+
+
+def milliseconds(now: datetime) -> int:
+    """The time since 1970."""
+    return int(now.timestamp() * 1000)
 
 
 def mine(view: RunView, fence: int) -> RunHead:

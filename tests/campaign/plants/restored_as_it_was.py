@@ -12,6 +12,6 @@ def plant(patch: pytest.MonkeyPatch) -> None:
     def counted(last: int, now: datetime) -> int:
         return last + 1
 
-    for module in (moving, restoring, rules, steps):
+    for module in (moving, rules, steps):
         patch.setattr(module, "following", counted)
-    patch.setattr(restoring, "JUMP", 0)
+    patch.setattr(restoring, "milliseconds", lambda now: 1)
