@@ -19,6 +19,8 @@ from tests.campaign.power import cut_the_power, fail_to_sync
 from tests.campaign.sqlite_disk import need_library, recorded_sqlite
 from tests.engine.making import Ledger, order_pipeline, runner_of
 
+pytestmark = pytest.mark.slow
+
 
 def cut_files(folder: Path, order: str = "lamp") -> int:
     return cut_the_power(folder, lambda place: FileBackend(place / "runs"), recorded_files, order=order)

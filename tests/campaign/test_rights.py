@@ -8,6 +8,7 @@ from runs.models import Decision, PipelineGrant
 from tests.campaign.rights import take_the_right_away_within_a_decision
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 def test_right_that_is_taken_away_meanwhile_is_gone_before_the_decision_or_after_it() -> None:
     take_the_right_away_within_a_decision()

@@ -313,6 +313,7 @@ async def test_rerun_takes_the_newest_version_or_the_one_that_is_named(backend: 
         await runner.rerun_async("r")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 async def test_crash_at_any_write_of_a_fork_leaves_none_or_all_of_it(kind: str, tmp_path: Any) -> None:
     numbers = iter(range(1000))

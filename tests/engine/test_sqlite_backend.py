@@ -140,6 +140,7 @@ def locked(path: Path, statement: str = "BEGIN IMMEDIATE") -> Iterator[subproces
             process.stdin.close()
 
 
+@pytest.mark.slow
 async def test_locked_database_is_waited_for(tmp_path: Path) -> None:
     backend = SQLiteBackend(tmp_path / "store.db")
     runner = runner_of(order_pipeline(Ledger()), backend)
@@ -194,6 +195,7 @@ def linger(frame: FrameType, event: str, _argument: object) -> Any:
     return None
 
 
+@pytest.mark.slow
 def test_close_loses_no_write_that_comes_at_the_same_time(tmp_path: Path) -> None:
     backend = SQLiteBackend(tmp_path / "store.db", synchronous="NORMAL")
     started: list[str] = []

@@ -139,6 +139,7 @@ async def test_standard_logging_of_a_step_is_captured_when_asked_and_no_other_st
     assert logging.root.handlers == handlers
 
 
+@pytest.mark.slow
 async def test_late_thread_adds_nothing_to_the_log_of_an_attempt_that_is_over(backend: StateBackend) -> None:
     go_on, over = threading.Event(), threading.Event()
 

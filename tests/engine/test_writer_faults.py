@@ -116,6 +116,7 @@ async def test_writes_fail_while_no_thread_can_be_started_and_go_on_after_that(
     await backend.close()
 
 
+@pytest.mark.slow
 async def test_write_that_is_done_again_waits_for_the_file_beside_the_loop(tmp_path: Path, in_loop: None) -> None:
     """One was left half done. When all are undone another process comes first, and keeps the file for a while."""
     other = sqlite3.connect(tmp_path / "runs.db", isolation_level=None, check_same_thread=False)
