@@ -105,7 +105,7 @@ def test_child_of_a_process_that_was_killed_in_a_write_holds_up_nobody(tmp_path:
 
 
 def test_interrupted_script_gives_its_run_back(tmp_path: Path) -> None:
-    worker = start("sqlite", tmp_path, "hold")
+    worker = start("sqlite", tmp_path, "long")
     assert worker.stdout is not None
     worker.stdout.readline()
     worker.send_signal(signal.SIGINT)
