@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
 from dataclasses import asdict, dataclass, field
 
 from flujo import transitions
@@ -60,9 +59,4 @@ async def restored(call: Call) -> int:
     return await take_up(call.store, call.out, actor=call.given.actor, reason=call.given.reason)
 
 
-def options(parser: ArgumentParser) -> None:
-    """Who did it, and which backup it was."""
-    acts(parser)
-
-
-COMMANDS = (Command("restored", "after a backup was put back: refuse what was given out since", restored, options),)
+COMMANDS = (Command("restored", "after a backup was put back: refuse what was given out since", restored, acts),)

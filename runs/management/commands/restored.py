@@ -7,8 +7,8 @@ import sys
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
+from flujo.commands.command import acts
 from flujo.commands.output import Output
-from flujo.commands.restored import options as restored_options
 from flujo.commands.restored import take_up
 
 from runs.management.commands.serve import refuse_unmigrated
@@ -21,7 +21,7 @@ class Command(BaseCommand):
     help = "After a backup was put back: refuse the workers and forms of the time since. Harmless to repeat."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        restored_options(parser)
+        acts(parser)
         parser.add_argument("--json", action="store_true", help="print one JSON document")
 
     def handle(self, *args: Any, **options: Any) -> None:
