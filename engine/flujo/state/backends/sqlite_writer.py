@@ -330,7 +330,7 @@ class Writer:
             finally:
                 os.close(log)
         except OSError as error:
-            return BackendError(f"The disk does not confirm what was written before: {error}. No more is until it does.")
+            return BackendError(f"The disk does not confirm what was written: {error}. No more is until it does.")
         finally:
             connection.execute("ROLLBACK")
         self._in_doubt = False
